@@ -1,0 +1,1 @@
+"""The offline half of mien: data -> models -> train -> evaluate -> export."""

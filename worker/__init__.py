@@ -1,0 +1,1 @@
+"""The online half of mien: feeds in, faces found, expressions named, events out."""

@@ -1,0 +1,1 @@
+"""Sources (file, folder, camera, URL) -> frames -> the feed's stream, under its policy."""

@@ -1,0 +1,1 @@
+"""Who owns which feed; its frames read in order; batches across feeds; entries made pictures."""

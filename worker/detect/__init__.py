@@ -1,0 +1,1 @@
+"""Pictures -> faces with track ids: MTCNN on ONNX Runtime, and the tracker."""

@@ -1,0 +1,1 @@
+"""Faces -> expressions: the one crop function and the batched classifier."""

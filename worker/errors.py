@@ -1,0 +1,75 @@
+"""What can go wrong, as a tree. Each error's text is one sentence for the person who can mend it.
+
+MienError
+├── SettingsError        a setting or an argument has a value that cannot be used
+│   └── FeedNameError    a feed's name breaks the contract's rule
+├── SourceError          a video source cannot be opened, or ended before its end
+├── ServerError          the Redis or Valkey server refused what we asked
+│   ├── ServerUnavailable    it cannot be reached, or the connection broke: try again
+│   ├── ServerFull           it has no memory left for a write: try again later
+│   ├── LeaseLost            another worker owns the feed now
+│   └── SessionSuperseded    another writer pushes to the feed now
+├── EntryError           an entry of a frame stream cannot become a picture: a dead letter
+├── ModelError           a model file is missing, corrupt or lacks its metadata
+└── DataError            a training data set is missing or malformed
+
+Foreign exceptions (redis, av, onnxruntime, protobuf) are translated where they first appear.
+"""
+
+from __future__ import annotations
+
+
+class MienError(Exception):
+    """Base of all errors that the command line prints as one sentence."""
+
+
+class SettingsError(MienError):
+    """A setting or an argument has a value that cannot be used."""
+
+
+class FeedNameError(SettingsError):
+    """A feed's name breaks the contract's rule."""
+
+
+class SourceError(MienError):
+    """A video source cannot be opened, or ended before its end."""
+
+
+class ServerError(MienError):
+    """The server refused what we asked."""
+
+
+class ServerUnavailable(ServerError):
+    """The server cannot be reached, or the connection broke before its answer."""
+
+
+class ServerFull(ServerError):
+    """The server has reached its memory limit."""
+
+
+class LeaseLost(ServerError):
+    """The feed's lease is not ours any more."""
+
+
+class SessionSuperseded(ServerError):
+    """A later writer session has taken the feed over."""
+
+
+class EntryError(MienError):
+    """A stream entry cannot become a picture.
+
+    ``reason`` is a short constant for the books and metrics: ``not-a-frame``, ``wrong-feed``,
+    ``empty``, ``unsupported``, ``too-large``, ``size-mismatch``, ``corrupt``.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class ModelError(MienError):
+    """A model file is missing, corrupt or lacks its metadata."""
+
+
+class DataError(MienError):
+    """A training data set is missing or malformed."""

@@ -1,0 +1,1 @@
+"""Settle: the event out and the frame gone, in one atomic step."""

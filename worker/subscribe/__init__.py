@@ -1,0 +1,1 @@
+"""Events back in: the Python client and the terminal view."""

@@ -1,0 +1,1 @@
+"""The wire contract in Python: generated messages, the codec, keys, scripts, the connection."""
