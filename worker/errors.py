@@ -7,7 +7,6 @@ MienError
 ├── ServerError          the Redis or Valkey server refused what we asked
 │   ├── ServerUnavailable    it cannot be reached, or the connection broke: try again
 │   ├── ServerFull           it has no memory left for a write: try again later
-│   ├── LeaseLost            another worker owns the feed now
 │   └── SessionSuperseded    another writer pushes to the feed now
 ├── EntryError           an entry of a frame stream cannot become a picture: a dead letter
 ├── ModelError           a model file is missing, corrupt or lacks its metadata
@@ -45,10 +44,6 @@ class ServerUnavailable(ServerError):
 
 class ServerFull(ServerError):
     """The server has reached its memory limit."""
-
-
-class LeaseLost(ServerError):
-    """The feed's lease is not ours any more."""
 
 
 class SessionSuperseded(ServerError):

@@ -60,7 +60,9 @@ def open_network(path: Path, *, provider: Provider = "auto", threads: int = 1) -
     try:
         session = ort.InferenceSession(content, sess_options=options, providers=wanted)
     except Exception as error:  # onnxruntime raises a dozen unrelated types here
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first_line = (
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        )
         raise ModelError(f"{path} is not a model that onnxruntime can open: {first_line}") from None
     if provider == "cuda" and _PROVIDERS["cuda"] not in session.get_providers():
         raise SettingsError(

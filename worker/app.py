@@ -1,0 +1,308 @@
+"""The command line. Each command reads its arguments, calls one step, and shows what came back."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from datetime import datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from prometheus_client import REGISTRY
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from worker.capture.push import PushReport, push
+from worker.capture.sources import Source
+from worker.config import DEFAULT_REDIS, WorkerSettings
+from worker.errors import MienError, SettingsError
+from worker.inference import Provider
+from worker.records import Policy
+from worker.subscribe.events import Gap, events
+from worker.subscribe.watch import Board, line_of
+from worker.wire.books import read_books
+from worker.wire.codec import event_to_json
+from worker.wire.registry import registered
+from worker.wire.server import Server
+
+app = typer.Typer(
+    help="Video feeds in, faces found, perceived expressions out as events.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+screen = Console(stderr=True)
+
+Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
+Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; the second signal ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        if stop.is_set():
+            raise SystemExit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return stop
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@app.command("push")
+def push_command(
+    source: Annotated[
+        str, typer.Argument(help="Video file, folder of images, camera index or URL.")
+    ],
+    feed: Annotated[str, typer.Option(help="Name of the feed.")],
+    redis: Redis = DEFAULT_REDIS,
+    policy: Annotated[
+        Policy | None, typer.Option(help="Default: lossless for files, live for the rest.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Frames that may wait to be read.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Take at most so many frames a second.")] = None,
+    width: Annotated[int | None, typer.Option(help="Scale wider pictures down to this.")] = None,
+    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 85,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Give a file at its own pace.")
+    ] = False,
+) -> None:
+    """Push a video source to a feed.
+
+    Example: mien push holiday.mp4 --feed holiday
+    """
+    stop = _stop_on_signals()
+    last, live = PushReport(), False
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+            task = bar.add_task(feed, total=None)
+
+            def show(report: PushReport, opened: Source) -> None:
+                nonlocal last, live
+                last, live = report, opened.live
+                known = opened.frames if not (loop or fps) else None
+                bar.update(task, completed=report.read, total=known)
+
+            push(
+                source, feed, redis=redis, policy=policy, depth=depth, fps=fps, width=width,
+                quality=quality, loop=loop, realtime=realtime, stop=stop, progress=show,
+                say=lambda message: screen.print(f"mien: {message}", highlight=False),
+            )  # fmt: skip
+    finally:
+        words = f"{feed}: {last.accepted} frames accepted, to {last.pts_seconds:.2f} s"
+        if last.displaced:
+            words += f", {last.displaced} older ones dropped"
+        if last.refused:
+            words += f", {last.refused} refused"
+        screen.print(words, highlight=False)
+    if stop.is_set() and not (live or loop):
+        raise SystemExit(130)
+
+
+@app.command("worker")
+def worker_command(
+    redis: Redis = DEFAULT_REDIS,
+    feed: Annotated[list[str] | None, typer.Option(help="Only this feed; may be repeated.")] = None,
+    model: Model = None,
+    provider: Annotated[Provider | None, typer.Option(help="Where the networks run.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the networks.")] = None,
+    min_face: Annotated[int | None, typer.Option(help="Smallest face, in pixels.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Frames analysed together.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve /metrics, /healthz and /readyz here.")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address for --metrics-port.")] = None,
+) -> None:
+    """Analyse the frames of all feeds and publish events, until stopped.
+
+    Example: mien worker --metrics-port 9100
+    """
+    # The models' libraries load slowly: only a worker pays for them.
+    from worker import health, pipeline
+    from worker.detect.mtcnn import load_detector
+    from worker.emotion.classifier import load_classifier
+    from worker.metrics import Metrics
+
+    settings = WorkerSettings.load(
+        redis=redis, feeds=tuple(feed) if feed else None, model=model, provider=provider,
+        threads=threads, min_face=min_face, batch_size=batch_size, metrics_port=metrics_port,
+        metrics_host=metrics_host,
+    )  # fmt: skip
+    _log_to_stderr()
+    stop = _stop_on_signals()
+    log = structlog.get_logger()
+    metrics, state = Metrics(REGISTRY), health.Health()
+    if settings.metrics_port is not None:
+        http = health.serve(settings.metrics_host, settings.metrics_port, REGISTRY, state)
+        log.info("metrics served", host=settings.metrics_host, port=http.server_port)
+    detector = load_detector(
+        min_face=settings.min_face, provider=settings.provider, threads=settings.threads
+    )
+    classifier = load_classifier(
+        settings.model, provider=settings.provider, threads=settings.threads
+    )
+    metrics.model("detector", detector.info)
+    metrics.model("classifier", classifier.info)
+    server = Server(settings.redis)
+    server.now_ms()  # a wrong address is said at once; an outage later on is waited for
+    log.info(
+        "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
+    )
+    pipeline.Pipeline(server, detector, classifier, settings, metrics, state).run(stop)
+    log.info("worker stopped")
+
+
+@app.command("watch")
+def watch_command(
+    feed: Annotated[
+        str | None, typer.Argument(help="Feed to watch; all of them if left out.")
+    ] = None,
+    redis: Redis = DEFAULT_REDIS,
+    since: Annotated[str, typer.Option(help="now, start, an event's id, or a time.")] = "now",
+    json: Annotated[bool, typer.Option("--json", help="One JSON event a line.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Wait for new events.")
+    ] = True,
+) -> None:
+    """Show events as they are published.
+
+    Example: mien watch --json | jq .faces[].label
+    """
+    stop = _stop_on_signals()
+    board = Board()
+
+    def on_gap(gap: Gap) -> None:
+        board.trimmed(gap.missing)
+        if json or not screen.is_terminal:
+            count = "some" if gap.missing is None else gap.missing
+            print(f"mien: {gap.feed}: {count} events trimmed before {gap.before}", file=sys.stderr)
+
+    found = events(feed, redis=redis, since=_moment(since), follow=follow, stop=stop, on_gap=on_gap)
+    if json or not sys.stdout.isatty():
+        for event in found:
+            print(event_to_json(event) if json else line_of(event), flush=True)
+        return
+    with Live(board, console=Console(), refresh_per_second=8):
+        for event in found:
+            board.add(event)
+
+
+@app.command("feeds")
+def feeds_command(redis: Redis = DEFAULT_REDIS) -> None:
+    """Show each feed's books: what was offered, and what became of it.
+
+    Example: mien feeds --redis redis://127.0.0.1:6379
+    """
+    server = Server(redis)
+    feeds, complaints = registered(server)
+    table = Table(box=None, header_style="bold")
+    table.add_column("feed")
+    table.add_column("policy")
+    for heading in ("offered", "published", "dropped", "skipped", "dead", "in flight", "oldest"):
+        table.add_column(heading, justify="right")
+    table.add_column("worker")
+    for name in sorted(feeds):
+        books = read_books(server, name)
+        counts = (
+            books.offered, books.published, books.dropped, books.skipped, books.dead,
+            books.in_flight,
+        )  # fmt: skip
+        table.add_row(
+            name,
+            feeds[name].policy,
+            *(str(count) for count in counts),
+            f"{books.oldest_age_s:.1f} s",
+            "yes" if books.owned else "none",
+        )
+    Console().print(table if feeds else "no feeds yet")
+    for name, complaint in complaints.items():
+        screen.print(f"mien: {name!a}: {complaint}", highlight=False)
+
+
+@app.command("demo")
+def demo_command(
+    video: Annotated[str | None, typer.Option(help="Your own file, folder or URL.")] = None,
+    camera: Annotated[int | None, typer.Option(help="Index of a camera; Ctrl-C ends it.")] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="Your own server; without it one is started.")
+    ] = None,
+    model: Model = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Write the video with boxes and labels here.")
+    ] = None,
+) -> None:
+    """Run the whole main job once: server, worker, push, live events, summary.
+
+    Example: mien demo --video holiday.mp4 --annotate out.mp4
+    """
+    from worker.demo import demo
+
+    if video is not None and camera is not None:
+        raise SettingsError("give --video or --camera, not both")
+    source = video if video is not None else None if camera is None else str(camera)
+    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals())
+
+
+def _moment(since: str) -> str | datetime:
+    """A time if it reads as one (local unless it says otherwise), else the text as it is."""
+    try:
+        return since if since.isdigit() else datetime.fromisoformat(since).astimezone()
+    except ValueError:
+        return since
+
+
+# The offline half is not known here: it offers its commands by name.
+for _entry in entry_points(group="mien.commands"):
+    app.command(_entry.name)(_entry.load())
+
+
+def main() -> None:
+    """The ``mien`` command: a user's mistake gives one sentence and a non-zero exit status."""
+    try:
+        app()
+    except MienError as error:
+        screen.print(f"mien: {error}", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is wrong.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Settings, typed and rejected early. Each can be given as MIEN_<NAME> in the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.errors import SettingsError
+from worker.inference import Provider
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class WorkerSettings(BaseSettings):
+    """What one worker process does."""
+
+    model_config = SettingsConfigDict(env_prefix="MIEN_", extra="ignore")
+
+    redis: str = DEFAULT_REDIS
+    feeds: tuple[str, ...] | None = None
+    """Only these feeds; None for all that are registered."""
+
+    model: Path | None = None
+    """ONNX classifier; None for the one that ships with mien."""
+    provider: Provider = "auto"
+    threads: int = Field(default_factory=cores, ge=1, le=256)
+    min_face: int = Field(default=40, ge=12)
+    """Shortest side of a face that is looked for, in pixels."""
+
+    batch_size: int = Field(default=8, ge=1, le=256)
+    """Frames analysed together at the most."""
+    batch_wait_ms: float = Field(default=5.0, ge=0, le=1000)
+    """How long the first frame of a batch waits for others."""
+    lease_ttl_s: float = Field(default=5.0, ge=0.5, le=300)
+    max_pixels: int = Field(default=7680 * 4320, ge=1)
+    """A larger picture becomes a dead letter before it is decoded."""
+    events_kept: int = Field(default=10_000, ge=1)
+    """About how many events the server keeps for each feed."""
+    dead_kept: int = Field(default=1_000, ge=1)
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where /metrics, /healthz and /readyz are served; 0 for any free port, None for nowhere."""
+
+    @classmethod
+    def load(cls, **given: Any) -> WorkerSettings:
+        """Settings from the environment, overridden by what is ``given`` and not None.
+
+        Raises:
+            SettingsError: names the field that cannot be used, and why.
+        """
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise SettingsError(
+                f"setting {name} = {first.get('input')!r} cannot be used: {first['msg']}"
+            ) from None

@@ -1,0 +1,84 @@
+"""/metrics, /healthz and /readyz of a worker, on one small HTTP server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from worker.errors import SettingsError
+
+ALIVE_S = 30.0
+"""A worker whose loop has not come round for so long is not healthy."""
+
+
+class Health:
+    """What the worker knows of itself."""
+
+    def __init__(self) -> None:
+        self._last_turn = time.monotonic()
+        self._why_not_ready: str | None = "starting"
+
+    def turn(self) -> None:
+        """The loop has come round."""
+        self._last_turn = time.monotonic()
+
+    def ready(self) -> None:
+        self._why_not_ready = None
+
+    def not_ready(self, why: str) -> None:
+        self._why_not_ready = why
+
+    def alive(self) -> tuple[bool, str]:
+        """Whether the loop still turns, and a word on it."""
+        age_s = time.monotonic() - self._last_turn
+        return age_s < ALIVE_S, f"last turn of the loop {age_s:.1f} s ago"
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether the models are loaded and the server answers, and a word on it."""
+        return self._why_not_ready is None, self._why_not_ready or "ready"
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Probes come every few seconds: they are not news."""
+
+
+def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> _Server:
+    """Serve in the background; ``server.server_port`` is the port that was bound.
+
+    Raises:
+        SettingsError: the address cannot be bound.
+    """
+    metrics = make_wsgi_app(registry)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        checks = {"/healthz": health.alive, "/readyz": health.readiness}
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics(environ, start_response)
+        if path in checks:
+            good, word = checks[path]()
+            status = "200 OK" if good else "503 Service Unavailable"
+        else:
+            status, word = "404 Not Found", "here are /metrics, /healthz and /readyz"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [word.encode() + b"\n"]
+
+    try:
+        server = make_server(host, port, app, _Server, _Quiet)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot serve metrics on {host}:{port}: {error.strerror or error}"
+        ) from None
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server

@@ -1,0 +1,80 @@
+"""What a worker tells Prometheus. One prefix, base units, labels with bounded values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from worker.records import ModelInfo
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Metrics:
+    """The metrics of one worker, in the registry that is passed in."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.frames = Counter(
+            "mien_frames",
+            "Frames settled by this worker, by outcome.",
+            ["feed", "outcome"],
+            registry=registry,
+        )
+        self.faces = Counter(
+            "mien_faces", "Faces in the events published.", ["feed"], registry=registry
+        )
+        self.stage = Histogram(
+            "mien_stage_seconds",
+            "Time a batch spends in each step of the pipeline.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_frames = Histogram(
+            "mien_batch_frames",
+            "Frames analysed together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.batch_faces = Histogram(
+            "mien_batch_faces",
+            "Faces classified together.",
+            buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.ingest_to_event = Histogram(
+            "mien_ingest_to_event_seconds",
+            "From the server's acceptance of a frame to that of its event, by the server's clock.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.feeds = Gauge(
+            "mien_feeds_held", "Feeds whose lease this worker holds.", registry=registry
+        )
+        self.server_errors = Counter(
+            "mien_server_unavailable",
+            "Times the server could not be reached or did not answer.",
+            registry=registry,
+        )
+        self._model = Gauge(
+            "mien_model_info",
+            "1 for each model in use.",
+            ["role", "name", "version", "digest"],
+            registry=registry,
+        )
+
+    def model(self, role: str, info: ModelInfo) -> None:
+        self._model.labels(role, info.name, info.version, info.digest).set(1)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of the enclosed step to ``mien_stage_seconds``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage.labels(stage).observe(time.perf_counter() - start)

@@ -1,0 +1,257 @@
+"""The loop of a worker: read, decode, detect, crop, classify, track, settle."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import structlog
+
+from worker.config import WorkerSettings
+from worker.consume.images import decode_picture
+from worker.consume.leases import Lease, Leases
+from worker.consume.reader import Delivery, Reader
+from worker.detect.mtcnn import FaceDetector
+from worker.detect.track import Tracker
+from worker.emotion.align import crop_faces
+from worker.emotion.classifier import Classifier
+from worker.errors import EntryError, ServerUnavailable
+from worker.health import Health
+from worker.metrics import Metrics
+from worker.publish.settle import Outcome, settle
+from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
+from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_id
+from worker.wire.server import Backoff, Server
+
+log = structlog.get_logger()
+
+Opened = tuple[Delivery, Frame, Image]
+
+
+class Pipeline:
+    """One worker's pipeline. Construct it with loaded models, then :meth:`run` it."""
+
+    def __init__(
+        self,
+        server: Server,
+        detector: FaceDetector,
+        classifier: Classifier,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        health: Health,
+    ) -> None:
+        self._server = server
+        self._detector = detector
+        self._classifier = classifier
+        self._settings = settings
+        self._metrics = metrics
+        self._health = health
+        self._leases = Leases(server, ttl_s=settings.lease_ttl_s, feeds=settings.feeds)
+        self._reader = Reader(server, self._leases)
+        # Lease token -> the feed's tracker. What the server holds is the truth: after any doubt
+        # a tracker is dropped here and restored from there.
+        self._trackers: dict[str, Tracker] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set; then settle what is in hand and release the leases."""
+        backoff = Backoff()
+        self._leases.start()
+        try:
+            while not stop.is_set():
+                try:
+                    self._turn(stop)
+                    self._health.ready()
+                    backoff.reset()
+                except ServerUnavailable as error:
+                    if self._health.readiness()[0]:
+                        log.warning("server unavailable, trying again", why=str(error))
+                    self._metrics.server_errors.inc()
+                    self._health.not_ready(str(error))
+                    self._forget(None)
+                    backoff.wait(stop)
+        finally:
+            self._leases.close()
+
+    def _turn(self, stop: threading.Event) -> None:
+        settings = self._settings
+        batch = self._reader.next_batch(settings.batch_size, settings.batch_wait_ms / 1000, stop)
+        self._health.turn()
+        self._leases.pulse()
+        self._metrics.feeds.set(len(self._leases.held()))
+        if batch:
+            self._metrics.batch_frames.observe(len(batch))
+            self._settle(self._outcomes(batch))
+
+    def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
+        """One outcome for each delivery, in the same order; no entry can raise."""
+        try:
+            return self._analyse(batch)
+        except ServerUnavailable:
+            raise
+        except Exception as error:
+            for delivery in batch:
+                self._trackers.pop(delivery.lease.token, None)
+            if len(batch) > 1:
+                # One of them is to blame: each alone, so that the others pass.
+                log.warning("a batch failed, its frames run alone", why=repr(error))
+                return [outcome for one in batch for outcome in self._outcomes([one])]
+            log.exception("a frame cannot be analysed", feed=batch[0].feed, id=batch[0].frame_id)
+            return [_dead(batch[0], EntryError("analysis-failed", repr(error)))]
+
+    def _analyse(self, batch: list[Delivery]) -> list[Outcome]:
+        timed = self._metrics.timed
+        outcomes: dict[str, Outcome] = {}
+        opened: list[Opened] = []
+        with timed("decode"):
+            for delivery in batch:
+                result = self._open(delivery)
+                if isinstance(result, Outcome):
+                    outcomes[_key(delivery)] = result
+                else:
+                    opened.append(result)
+        with timed("detect"):
+            found = self._detector.detect([image for _, _, image in opened])
+        with timed("crop"):
+            crops = [
+                crop_faces(
+                    image,
+                    faces.boxes,
+                    size=self._classifier.size,
+                    margin=self._classifier.margin,
+                    colour=self._classifier.colour,
+                )
+                for (_, _, image), faces in zip(opened, found, strict=True)
+                if len(faces)
+            ]
+        with timed("classify"):
+            probabilities = self._classify(crops)
+        self._metrics.batch_faces.observe(len(probabilities))
+        with timed("track"):
+            first = 0
+            for one, faces in zip(opened, found, strict=True):
+                last = first + len(faces)
+                outcomes[_key(one[0])] = self._event(one, faces, probabilities[first:last])
+                first = last
+        return [outcomes[_key(delivery)] for delivery in batch]
+
+    def _open(self, delivery: Delivery) -> Opened | Outcome:
+        """The delivery's frame and picture, or its outcome if there is nothing to analyse."""
+        if delivery.gone:
+            return Outcome(delivery, "dropped")
+        if delivery.stale:
+            return Outcome(delivery, "skipped")
+        try:
+            frame = decode_frame(delivery.body, delivery.feed, time_of_id(delivery.frame_id))
+            return delivery, frame, decode_picture(frame, self._settings.max_pixels)
+        except EntryError as error:
+            return _dead(delivery, error)
+
+    def _classify(self, crops: list[Image]) -> Floats:
+        """(N, labels) for all faces of the batch, in their order."""
+        if not crops:
+            return np.zeros((0, len(self._classifier.labels)), np.float32)
+        return self._classifier.classify(np.concatenate(crops))
+
+    def _event(self, one: Opened, found: Detections, probabilities: Floats) -> Outcome:
+        delivery, frame, image = one
+        tracker = self._tracker(delivery.lease)
+        ids = tracker.update(found, frame.captured_at.timestamp())
+        labels = self._classifier.labels
+        faces = tuple(
+            Face(
+                track_id=int(ids[i]),
+                box=tuple(found.boxes[i].tolist()),
+                score=float(found.scores[i]),
+                landmarks=tuple((x, y) for x, y in found.landmarks[i].tolist()),
+                raw=dict(zip(labels, probabilities[i].tolist(), strict=True)),
+                label=labels[int(probabilities[i].argmax())],
+                uncertain=bool(probabilities[i].max() < self._classifier.uncertain_below),
+            )
+            for i in range(len(found))
+        )
+        event = FrameEvent(
+            feed=frame.feed,
+            frame_id=delivery.frame_id,
+            session=frame.session,
+            sequence=frame.sequence,
+            captured_at=frame.captured_at,
+            ingested_at=time_of_id(delivery.frame_id),
+            pts_seconds=float(frame.pts * frame.time_base),
+            width=image.shape[1],
+            height=image.shape[0],
+            faces=faces,
+            detector=self._detector.info,
+            classifier=self._classifier.info,
+        )
+        return Outcome(
+            delivery, "published", encode_event(event), tracker.state(), faces=len(faces)
+        )
+
+    def _tracker(self, lease: Lease) -> Tracker:
+        tracker = self._trackers.get(lease.token)
+        if tracker is None:
+            state = self._server.command("GET", lease.keys.state)
+            try:
+                tracker = Tracker.restore(state)
+            except ValueError as error:
+                log.warning("tracks start anew", feed=lease.feed, why=str(error))
+                tracker = Tracker()
+            self._trackers[lease.token] = tracker
+        return tracker
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        settings, metrics = self._settings, self._metrics
+        with metrics.timed("settle"):
+            answers = settle(
+                self._server,
+                outcomes,
+                events_kept=settings.events_kept,
+                dead_kept=settings.dead_kept,
+            )
+        for answer in answers:
+            outcome = answer.outcome
+            feed = outcome.delivery.feed
+            if answer.in_doubt:
+                log.warning(
+                    "frame not settled, reading again",
+                    feed=feed,
+                    id=outcome.delivery.frame_id,
+                    why=answer.error or answer.status,
+                )
+                self._forget(outcome.delivery.lease)
+                continue
+            metrics.frames.labels(feed, outcome.kind).inc()
+            if outcome.kind == "published":
+                metrics.faces.labels(feed).inc(outcome.faces)
+                ingested_ms = int(outcome.delivery.frame_id.partition("-")[0])
+                metrics.ingest_to_event.observe((answer.published_ms - ingested_ms) / 1000)
+            elif outcome.kind == "dead":
+                log.warning(
+                    "dead letter",
+                    feed=feed,
+                    id=outcome.delivery.frame_id,
+                    reason=outcome.reason,
+                    why=outcome.detail,
+                )
+
+    def _forget(self, lease: Lease | None) -> None:
+        """Doubt about one feed, or about all: read again what is pending, restore the tracks."""
+        self._reader.forget(lease)
+        if lease is None:
+            self._trackers.clear()
+        else:
+            self._trackers.pop(lease.token, None)
+
+
+def _key(delivery: Delivery) -> str:
+    return f"{delivery.feed} {delivery.frame_id}"
+
+
+def _dead(delivery: Delivery, error: EntryError) -> Outcome:
+    return Outcome(
+        delivery,
+        "dead",
+        body=frame_header(delivery.body),
+        reason=error.reason,
+        detail=str(error)[:500],
+    )

@@ -1,0 +1,128 @@
+"""The terminal view of events: who is there, what the model reads in each face, and how late."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from worker.records import Face, FrameEvent
+
+_COLOURS = {
+    "happy": "yellow",
+    "surprise": "magenta",
+    "neutral": "white",
+    "sad": "blue",
+    "angry": "red",
+    "fear": "cyan",
+    "disgust": "green",
+}
+_BARS = " ▁▂▃▄▅▆▇█"
+_WINDOW_S = 5.0
+_ROWS = 24
+
+
+class Board:
+    """The latest event of each feed, as a table, with the rate and latency of the last seconds."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, FrameEvent] = {}
+        self._recent: deque[tuple[float, float | None]] = deque()
+        self._trimmed = 0
+        self.events = 0
+        # It is drawn from another thread than the one that adds to it.
+        self._lock = threading.Lock()
+
+    def add(self, event: FrameEvent) -> None:
+        with self._lock:
+            self._latest[event.feed] = event
+            self._recent.append((time.monotonic(), latency_s(event)))
+            self.events += 1
+
+    def trimmed(self, missing: int | None) -> None:
+        """Retention has trimmed events before they could be shown."""
+        self._trimmed += missing or 1
+
+    def __rich__(self) -> RenderableType:
+        with self._lock:
+            return self._draw()
+
+    def _draw(self) -> RenderableType:
+        table = Table(expand=True, box=None, header_style="bold", pad_edge=False)
+        for heading, ratio in (("feed", 2), ("time", 1), ("face", 2), ("expression", 2)):
+            table.add_column(heading, ratio=ratio, no_wrap=True)
+        table.add_column("probabilities", ratio=6, no_wrap=True)
+        rows = 0
+        for feed in sorted(self._latest):
+            event = self._latest[feed]
+            for face in event.faces or (None,):
+                if rows < _ROWS:
+                    table.add_row(feed, clock(event.pts_seconds), *_face_cells(face))
+                rows += 1
+        if not rows:
+            return Text("waiting for events ...", style="dim")
+        hidden = [Text(f"... and {rows - _ROWS} more faces", style="dim")] if rows > _ROWS else []
+        return Group(table, *hidden, self._footer())
+
+    def _footer(self) -> Text:
+        now = time.monotonic()
+        while self._recent and now - self._recent[0][0] > _WINDOW_S:
+            self._recent.popleft()
+        line = f"{self.events} events"
+        if len(self._recent) > 1:
+            span = self._recent[-1][0] - self._recent[0][0]
+            line += f" · {(len(self._recent) - 1) / span:.1f}/s" if span > 0 else ""
+        latencies = [value for _, value in self._recent if value is not None]
+        if latencies:
+            line += f" · ingest to event {statistics.median(latencies) * 1000:.0f} ms"
+        if self._trimmed:
+            line += f" · {self._trimmed} events had been trimmed"
+        return Text(line + " · labels are perceived expressions", style="dim")
+
+
+def clock(seconds: float) -> str:
+    """Seconds since the source's first frame, as m:ss.s."""
+    minutes, rest = divmod(max(0.0, seconds), 60)
+    return f"{int(minutes)}:{rest:04.1f}"
+
+
+def latency_s(event: FrameEvent) -> float | None:
+    """From the server's acceptance of the frame to that of its event, by the server's clock."""
+    if event.published_at is None:
+        return None
+    return (event.published_at - event.ingested_at).total_seconds()
+
+
+def line_of(event: FrameEvent) -> str:
+    """The event on one line, for output that is not a terminal."""
+    faces = ", ".join(
+        f"#{face.track_id} {face.label} {face.raw.get(face.label, 0):.0%}" for face in event.faces
+    )
+    return f"{event.feed} {clock(event.pts_seconds)} {faces or 'no face'}"
+
+
+def _face_cells(face: Face | None) -> tuple[str | Text, ...]:
+    if face is None:
+        return Text("no face", style="dim"), "", ""
+    left, top, right, bottom = face.box
+    shown = face.smoothed or face.raw
+    colour = _COLOURS.get(face.label, "white")
+    label = f"{face.label} {shown.get(face.label, 0):.0%}" + (" ?" if face.uncertain else "")
+    bars = Text()
+    for name in sorted(shown):
+        share = min(1.0, max(0.0, shown[name]))
+        bars.append(f"{name[:3]} ", style="dim")
+        bars.append(_bar(share) + " ", style=_COLOURS.get(name, "white"))
+    return f"#{face.track_id} {right - left:.0f}x{bottom - top:.0f}", Text(label, colour), bars
+
+
+def _bar(share: float, cells: int = 3) -> str:
+    """A bar of ``cells`` characters with eighths, drawn upright in the last, partly full cell."""
+    eighths = round(share * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_BARS[rest] if full < cells else "")).ljust(cells, "·")[:cells]

@@ -1,0 +1,73 @@
+#!lua flags=allow-oom
+-- Give one frame its outcome: fenced by the lease, in the order of ids, once.
+--
+-- KEYS  lease, frames, events, dead, stats, state
+-- ARGV  token, group, id, outcome, body, state, retained, reason, detail
+--   outcome   published | skipped | dropped | dead
+--   body      published: the serialized FrameEvent; dead: the frame's header; else empty
+--   state     published: the tracker's state to keep with it; empty leaves it as it is
+--   retained  about how many entries the outcome's stream keeps
+-- Returns {status, server time in ms, ordinal}; status is
+--   settled   done now
+--   already   the frame has its outcome: nothing was done
+--   order     an earlier frame is still in hand: nothing was done, read again what is pending
+--   lost      the lease is not ours: nothing was done
+local lease, frames, events, dead, stats, state =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local token, group, id, outcome, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local retained, reason, detail = ARGV[7], ARGV[8], ARGV[9]
+
+local time = redis.call('TIME')
+local seconds, micros = tonumber(time[1]), tonumber(time[2])
+local now_ms = seconds * 1000 + math.floor(micros / 1000)
+
+if redis.call('GET', lease) ~= token then return {'lost', now_ms, 0} end
+
+local pending = redis.pcall('XPENDING', frames, group, '-', '+', 1)
+if pending.err or not pending[1] then return {'already', now_ms, 0} end
+if pending[1][1] ~= id then
+  local function parts(text)
+    local ms, counter = string.match(text, '^(%d+)-(%d+)$')
+    return tonumber(ms), tonumber(counter)
+  end
+  local lowest_ms, lowest_counter = parts(pending[1][1])
+  local ms, counter = parts(id)
+  if lowest_ms > ms or (lowest_ms == ms and lowest_counter > counter) then
+    return {'already', now_ms, 0}
+  end
+  return {'order', now_ms, 0}
+end
+
+local ordinal = 0
+if outcome == 'published' then
+  -- published_at (field 7) is the server's own clock, so the server writes it: bytes appended to a
+  -- protobuf message are fields merged into it.
+  local function varint(n)
+    local bytes = ''
+    while n >= 128 do
+      bytes = bytes .. string.char(n % 128 + 128)
+      n = math.floor(n / 128)
+    end
+    return bytes .. string.char(n)
+  end
+  local timestamp = '\8' .. varint(seconds) .. '\16' .. varint(micros * 1000)
+  local event = body .. '\58' .. varint(#timestamp) .. timestamp
+  ordinal = tonumber(redis.call('HGET', stats, 'published') or '0') + 1
+  local added = redis.pcall('XADD', events, 'MAXLEN', '~', retained, id,
+    'event', event, 'n', ordinal)
+  if type(added) == 'table' and added.err then
+    -- The event stream was tampered with (its last id lies beyond the frame's).
+    outcome, reason, detail, body, ordinal = 'dead', 'event-refused', added.err, '', 0
+  elseif ARGV[6] ~= '' then
+    redis.call('SET', state, ARGV[6])
+  end
+end
+if outcome == 'dead' then
+  redis.call('XADD', dead, 'MAXLEN', '~', retained, '*', 'frame_id', id, 'reason', reason,
+    'error', detail, 'deliveries', pending[1][4], 'header', body)
+end
+
+redis.call('XACK', frames, group, id)
+redis.call('XDEL', frames, id)
+redis.call('HINCRBY', stats, outcome, 1)
+return {'settled', now_ms, ordinal}
