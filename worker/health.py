@@ -65,7 +65,8 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
         checks = {"/healthz": health.alive, "/readyz": health.readiness}
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return metrics(environ, start_response)
+            body: Iterable[bytes] = metrics(environ, start_response)
+            return body
         if path in checks:
             good, word = checks[path]()
             status = "200 OK" if good else "503 Service Unavailable"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import secrets
 import threading
@@ -11,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
-
 from worker.errors import ServerFull, ServerUnavailable, SessionSuperseded
 from worker.records import Frame, Policy
 from worker.wire.codec import encode_frame
@@ -20,7 +19,7 @@ from worker.wire.keys import GROUP, FeedKeys, check_feed_name
 from worker.wire.registry import FeedSettings, register
 from worker.wire.server import Backoff, Server, text
 
-log = structlog.get_logger()
+log = logging.getLogger("mien")
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.002, 0.05
 _SAY_SO_S = 5.0
@@ -57,7 +56,7 @@ class Writer:
         policy: Policy | None = None,
         depth: int | None = None,
         source: str = "",
-        say: Callable[[str], None] = lambda message: log.warning(message),
+        say: Callable[[str], None] = log.warning,
     ) -> None:
         self.feed = check_feed_name(feed)
         self._server = server

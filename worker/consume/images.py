@@ -89,4 +89,4 @@ def _decode_jpeg(data: bytes) -> Image:
         raise EntryError("corrupt", f"the JPEG picture cannot be decoded: {error.err}") from None
     if image is None:
         raise EntryError("corrupt", "the JPEG picture cannot be decoded")
-    return image
+    return image.astype(np.uint8, copy=False)

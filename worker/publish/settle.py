@@ -9,7 +9,7 @@ from typing import Literal
 from worker.consume.reader import Delivery
 from worker.errors import ServerError
 from worker.wire.keys import GROUP
-from worker.wire.server import Server, text
+from worker.wire.server import Call, Server, text
 
 Kind = Literal["published", "skipped", "dropped", "dead"]
 
@@ -55,7 +55,7 @@ def settle(
     Raises:
         ServerUnavailable: no answer; some, all or none may be settled.
     """
-    calls = []
+    calls: list[Call] = []
     for outcome in outcomes:
         lease = outcome.delivery.lease
         keys = lease.keys

@@ -105,8 +105,11 @@ class AnnotatedVideo:
             self._stream.codec_context.time_base = _TIME_BASE
             self._stream.options = {"crf": "20", "preset": "veryfast"}
         if image.shape[:2] != (self._stream.height, self._stream.width):
-            image = cv2.resize(image, (self._stream.width, self._stream.height))
+            size = (self._stream.width, self._stream.height)
+            image = cv2.resize(image, size).astype(np.uint8, copy=False)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        # Without threads=1 PyAV starts and ends a pool of threads for every frame.
+        frame = frame.reformat(format="yuv420p", threads=1)
         frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
         frame.time_base = _TIME_BASE
         self._last_pts = frame.pts

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-
-import structlog
 
 from worker.config import DEFAULT_REDIS
 from worker.errors import ServerUnavailable, SettingsError
@@ -19,7 +18,7 @@ from worker.wire.keys import FeedKeys, check_feed_name
 from worker.wire.registry import registered
 from worker.wire.server import Backoff, Server, text
 
-log = structlog.get_logger()
+log = logging.getLogger("mien")
 
 _ID = re.compile(r"\d+(-\d+)?")
 _BLOCK_MS = 250
@@ -95,7 +94,7 @@ def _iterate(
             except ServerUnavailable as error:
                 if not connected:
                     raise
-                log.debug("events wait for the server", why=str(error))
+                log.debug("events wait for the server: %s", error)
                 backoff.wait(stop)
                 continue
             connected = True
@@ -149,7 +148,7 @@ class _Subscription:
         try:
             event = decode_event(fields[b"event"], int(fields[b"n"]))
         except (KeyError, ValueError) as error:
-            log.warning("not an event", feed=feed, id=entry_id, why=repr(error))
+            log.warning("%s %s is not an event: %r", feed, entry_id, error)
             cursor.after = entry_id
             return None
         if cursor.ordinal is not None and event.ordinal > cursor.ordinal + 1:
@@ -207,4 +206,5 @@ def _check_since(since: Since) -> None:
 
 
 def _log_gap(gap: Gap) -> None:
-    log.warning("events were trimmed before they were read", feed=gap.feed, missing=gap.missing)
+    missing = "some" if gap.missing is None else gap.missing
+    log.warning("%s: %s events were trimmed before %s", gap.feed, missing, gap.before)

@@ -62,7 +62,7 @@ class Server:
     def command(self, *words: Argument) -> Any:
         """One plain command and its reply as redis-py gives it."""
         with self._translated():
-            return self._client.execute_command(*words)
+            return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run one of wire/scripts by name."""
@@ -109,7 +109,9 @@ class Server:
     def _pipeline(self, script: str, calls: Sequence[Call]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for keys, arguments in calls:
-            pipeline.execute_command("EVALSHA", _DIGESTS[script], len(keys), *keys, *arguments)
+            pipeline.execute_command(  # type: ignore[no-untyped-call]
+                "EVALSHA", _DIGESTS[script], len(keys), *keys, *arguments
+            )
         replies: list[Any] = pipeline.execute(raise_on_error=False)
         for reply in replies:
             # A broken connection concerns the whole call.

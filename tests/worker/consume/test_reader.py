@@ -1,0 +1,141 @@
+"""Batches across feeds: order, shares, what was in hand before, and what is too old."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.feeds import push_frames, wait_until
+from worker.consume.leases import Leases
+from worker.consume.reader import Delivery, Reader
+from worker.wire.registry import register
+from worker.wire.server import Server
+
+STOP = threading.Event()
+
+
+@pytest.fixture
+def leases(server: Server) -> Iterator[Leases]:
+    made = Leases(server, ttl_s=5)
+    yield made
+    made.close()
+
+
+def own(leases: Leases, *feeds: str) -> None:
+    leases.start()
+    wait_until(lambda: {lease.feed for lease in leases.held()} == set(feeds))
+
+
+def drain(reader: Reader, size: int, wait_s: float = 0.0) -> list[list[Delivery]]:
+    batches = []
+    while batch := reader.next_batch(size, wait_s, STOP, idle_s=0.05):
+        batches.append(batch)
+    return batches
+
+
+def test_a_feeds_frames_come_in_order_and_no_more_than_fit(
+    server: Server, leases: Leases, feed: str
+) -> None:
+    push_frames(server, feed, 10)
+    own(leases, feed)
+    batches = drain(Reader(server, leases), size=4)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    ids = [delivery.frame_id for batch in batches for delivery in batch]
+    assert ids == sorted(ids, key=lambda i: tuple(map(int, i.split("-"))))
+    assert len(set(ids)) == 10
+    assert not any(delivery.redelivered for batch in batches for delivery in batch)
+
+
+def test_a_batch_is_shared_evenly_between_feeds_with_frames(server: Server, leases: Leases) -> None:
+    push_frames(server, "flood", 200)
+    push_frames(server, "a", 4)
+    push_frames(server, "b", 4)
+    own(leases, "flood", "a", "b")
+    batches = drain(Reader(server, leases), size=6)
+    served = Counter(delivery.feed for batch in batches[:2] for delivery in batch)
+    assert served == {"flood": 4, "a": 4, "b": 4}
+    assert all(len(batch) == 6 for batch in batches[:2]), "what others leave is filled up"
+
+
+def test_more_feeds_than_fit_take_turns(server: Server, leases: Leases) -> None:
+    names = [f"feed-{i}" for i in range(7)]
+    for name in names:
+        push_frames(server, name, 3)
+    own(leases, *names)
+    first, second, *_ = drain(Reader(server, leases), size=4)
+    assert {d.feed for d in first} | {d.feed for d in second} == set(names)
+
+
+def test_the_timer_starts_at_the_first_frame(server: Server, leases: Leases, feed: str) -> None:
+    register(server, feed)
+    own(leases, feed)
+    reader = Reader(server, leases)
+    assert reader.next_batch(4, 0.0, STOP, idle_s=0.05) == [], "nothing on time-out"
+    timer = threading.Timer(0.3, push_frames, (server, feed, 1))
+    timer.start()
+    began = time.monotonic()
+    batch = reader.next_batch(4, 0.0, STOP, idle_s=10.0)
+    timer.join()
+    assert len(batch) == 1
+    assert time.monotonic() - began < 5, "the idle time does not count once a frame is there"
+
+
+def test_what_was_in_hand_comes_first_and_alone(server: Server, leases: Leases, feed: str) -> None:
+    push_frames(server, feed, 5)
+    own(leases, feed)
+    reader = Reader(server, leases)
+    in_hand = reader.next_batch(3, 0.0, STOP)
+    reader.forget()
+    batches = drain(reader, size=4)
+    assert [[d.frame_id for d in batch] for batch in batches[:3]] == [[d.frame_id] for d in in_hand]
+    assert [d.redelivered for batch in batches for d in batch] == [True] * 3 + [False] * 2
+
+
+def test_a_body_deleted_while_in_hand_is_told(server: Server, leases: Leases, feed: str) -> None:
+    push_frames(server, feed, 1)
+    own(leases, feed)
+    reader = Reader(server, leases)
+    (delivery,) = reader.next_batch(1, 0.0, STOP)
+    server.command("XDEL", delivery.lease.keys.frames, delivery.frame_id)
+    reader.forget(delivery.lease)
+    (again,) = reader.next_batch(1, 0.0, STOP)
+    assert again.gone
+
+
+def test_only_live_frames_grow_stale(server: Server, leases: Leases) -> None:
+    push_frames(server, "live", 1, policy="live")
+    push_frames(server, "lossless", 1)
+    for name in ("live", "lossless"):
+        register(server, name, staleness_s=0.05)
+    time.sleep(0.1)
+    own(leases, "live", "lossless")
+    (batch,) = drain(Reader(server, leases), size=4, wait_s=0.1)
+    assert {d.feed: d.stale for d in batch} == {"live": True, "lossless": False}
+
+
+def test_a_lost_lease_reads_nothing_and_is_given_up(
+    server: Server, leases: Leases, feed: str
+) -> None:
+    push_frames(server, feed, 1)
+    own(leases, feed)
+    leases._closing.set()  # no renewal comes to our help
+    leases._thread.join()
+    (lease,) = leases.held()
+    server.command("SET", lease.keys.lease, "somebody else")
+    assert Reader(server, leases).next_batch(1, 0.0, STOP, idle_s=0.05) == []
+    assert leases.held() == []
+
+
+def test_a_feed_whose_keys_are_spoilt_does_not_stop_the_others(
+    server: Server, leases: Leases
+) -> None:
+    push_frames(server, "good", 1)
+    register(server, "spoilt")
+    server.command("SET", "mien:{spoilt}:frames", "not a stream")
+    own(leases, "good", "spoilt")
+    batches = drain(Reader(server, leases), size=4)
+    assert [d.feed for batch in batches for d in batch] == ["good"]

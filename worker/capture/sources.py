@@ -1,0 +1,62 @@
+"""Opens whatever a user names as a source: a file, a folder, a camera or a URL."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from worker.capture.base import Source
+from worker.capture.camera import open_camera
+from worker.capture.stills import SUFFIXES, open_stills
+from worker.capture.video import open_file, open_url
+from worker.errors import SourceError
+
+__all__ = ["Source", "open_source"]
+
+_CAMERA = re.compile(r"(?:/dev/video)?(\d{1,3})", re.ASCII)
+
+
+def open_source(
+    source: str,
+    *,
+    rtsp_transport: str = "tcp",
+    timeout_s: float = 10.0,
+    image_rate: float = 1.0,
+) -> Source:
+    """Open a source and decode its first picture, so that its size is known.
+
+    ``source`` is a camera's index (``0``; ``./0`` is a file of that name), a URL that FFmpeg
+    reads, a folder of images, one image, or a video file. ``timeout_s`` bounds each wait for
+    a URL's server; ``image_rate`` is the pictures a second that a folder of images is given.
+
+    Raises:
+        SourceError: there is no such source, or it cannot be read as pictures.
+        SettingsError: ``image_rate`` is not above 0.
+    """
+    if camera := _CAMERA.fullmatch(source):
+        return open_camera(int(camera[1]))
+    if "://" in source:
+        name = _without_secrets(source)
+        return open_url(source, name=name, rtsp_transport=rtsp_transport, timeout_s=timeout_s)
+
+    path = Path(source)
+    if path.is_dir():
+        return open_stills(path, rate=image_rate)
+    if not path.exists():
+        raise SourceError(f"there is no file or folder {source}")
+    if path.suffix.lower() in SUFFIXES:
+        return open_stills(path, rate=image_rate)
+    return open_file(path)
+
+
+def _without_secrets(url: str) -> str:
+    """The URL without user, password, query and fragment: cameras take passwords in queries too."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # refuses "user:a/b@host", whose password would be taken for a path
+    except ValueError:
+        raise SourceError(
+            "the source is not a valid URL (in a password, write / as %2F, @ as %40, # as %23)"
+        ) from None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

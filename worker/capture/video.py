@@ -1,0 +1,251 @@
+"""Video files and streams, decoded by FFmpeg through PyAV."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from worker.capture.base import Source
+from worker.capture.timeline import Timeline
+from worker.capture.upright import square_width, upright
+from worker.errors import SourceError
+from worker.records import Picture
+
+_NO_ANSWER = "no answer in time"
+_STATED_BY_HEADER = frozenset({"mp4", "matroska", "flv"})
+"""Formats whose headers state the duration. Others are estimated by FFmpeg, sometimes badly."""
+
+
+def open_file(path: Path) -> VideoSource:
+    """Open a video file.
+
+    Raises:
+        SourceError: it is empty, not a video, or none of its pictures can be decoded.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        raise SourceError(f"{path.name} is empty")
+    try:
+        # The prefix keeps FFmpeg from reading a protocol into a name with a colon.
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except av.error.InvalidDataError:
+        raise SourceError(
+            f"{path.name} is not a video that can be read, or its beginning or index is missing"
+        ) from None
+    except av.error.FFmpegError as error:
+        raise SourceError(f"{path.name} cannot be opened: {error.strerror}") from None
+    return _start(container, path.name, live=False)
+
+
+def open_url(url: str, *, name: str, rtsp_transport: str, timeout_s: float) -> VideoSource:
+    """Open a URL that FFmpeg reads. It is live when its duration is not known.
+
+    Raises:
+        SourceError: it cannot be reached within ``timeout_s``, or holds no video.
+    """
+    began = time.monotonic()
+    options = {"rtsp_transport": rtsp_transport} if url.startswith("rtsp") else {}
+    try:
+        container = av.open(
+            url, options=options, timeout=(timeout_s, timeout_s), metadata_errors="replace"
+        )
+    except av.error.FFmpegError as error:
+        # The error's own text is not used: it would repeat the URL with its password.
+        if time.monotonic() - began >= timeout_s:
+            reason = _NO_ANSWER  # whatever FFmpeg made of being interrupted
+        elif isinstance(error, av.error.InvalidDataError):
+            raise SourceError(f"{name} does not deliver a video that can be read") from None
+        else:
+            reason = _reason(error)
+        raise SourceError(f"{name} cannot be opened: {reason}") from None
+    return _start(container, name, live=container.duration is None)
+
+
+def _start(container: InputContainer, name: str, *, live: bool) -> VideoSource:
+    try:
+        # Cover art of music files is a video stream of one picture, and not what is meant.
+        streams = [
+            s for s in container.streams.video if Disposition.attached_pic not in s.disposition
+        ]
+        if not streams:
+            raise SourceError(f"{name} has no video")
+        stream = max(streams, key=lambda s: Disposition.default in s.disposition)
+        if stream.codec_context is None:
+            raise SourceError(f"{name} is in a video codec that this FFmpeg cannot decode")
+        return VideoSource(container, stream, name, live=live)
+    except BaseException:
+        container.close()
+        raise
+
+
+class VideoSource(Source):
+    """The pictures of one video stream.
+
+    Turning and mirroring by the display matrix is applied, and pictures with pixels that are not
+    square are stretched in width, so that faces have their true proportions. Packets that the
+    decoder refuses are passed over. At the end of a file they are told in a SourceError, and so is
+    an end that comes more than half a second before the one its header states. Not noticed: a file
+    without a stated duration (MPEG-TS, fragmented MP4) that is cut exactly between two packets.
+    """
+
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, name: str, *, live: bool
+    ) -> None:
+        self.name = name
+        self.live = live
+        self._container = container
+        self._stream = stream
+        # Threads by frame are faster, but hold back as many pictures as there are threads.
+        stream.thread_type = "SLICE" if live else "AUTO"
+
+        rate = stream.average_rate or stream.guessed_rate
+        if rate and rate > 1000:  # the time base of a stream that states no rate
+            rate = None
+        self.rate = float(rate) if rate else None
+        self.duration_s = None if live else _duration_s(container, stream)
+        self.frames = None if live else stream.frames or None
+        if self.frames is None and self.duration_s is not None and self.rate is not None:
+            self.frames = round(self.duration_s * self.rate)
+
+        self._end = _StatedEnd(container, stream)
+        self._cut = False
+        self._refused = 0
+        self._read = 0
+        self._end_s = 0.0
+        self._timeline = Timeline(stream.time_base or Fraction(1, 90_000), rate or Fraction(25))
+        self._pictures = self._decoded()
+        first = next(self._pictures, None)
+        if first is None:
+            raise SourceError(f"{name} holds no picture that can be decoded")
+        self._first = first
+        self.height, self.width = first.image.shape[:2]
+
+    def pictures(self) -> Iterator[Picture]:
+        yield self._first
+        yield from self._pictures
+
+    def close(self) -> None:
+        self._pictures.close()
+        self._container.close()
+
+    def _decoded(self) -> Generator[Picture, None, None]:
+        for packet in self._packets():
+            try:
+                frames = self._stream.decode(packet)
+            except av.error.FFmpegError:
+                # Streams joined midway begin with packets that refer to pictures never seen.
+                self._refused += self._read > 0
+                continue
+            for frame in frames:
+                yield self._picture(frame)
+        if not self.live and self._read:
+            self._check_end()
+
+    def _packets(self) -> Iterator[Packet[Any]]:
+        """The stream's packets, ending with the empty one that drains the decoder.
+
+        A packet that FFmpeg knows to be partial is the cut when it is the last one; amid others it
+        is only damaged, and the decoder makes of it what it can.
+        """
+        partial = None
+        try:
+            for packet in self._container.demux():
+                self._end.pass_over(packet)
+                if packet.stream.index != self._stream.index:
+                    continue
+                if partial is not None and packet.size:
+                    yield partial
+                    partial = None
+                if packet.is_corrupt and not self.live:
+                    partial = packet
+                else:
+                    yield packet
+        except av.error.FFmpegError as error:
+            raise SourceError(self._broke_off(_reason(error))) from None
+        except IndexError:
+            # PyAV, draining a stream that turned up midway (MPEG-TS); ours has been drained before.
+            pass
+        self._cut = partial is not None
+
+    def _picture(self, frame: VideoFrame) -> Picture:
+        step = frame.duration or None
+        pts, time_base = self._timeline.place(frame.pts, step), self._timeline.time_base
+        self._read += 1
+        self._end_s = float((pts + self._timeline.step(step)) * time_base)
+        return Picture(
+            image=upright(frame, square_width(frame, self._stream.sample_aspect_ratio)),
+            pts=pts,
+            time_base=time_base,
+            captured_at=datetime.now(UTC) if self.live else None,
+        )
+
+    def _check_end(self) -> None:
+        if self._cut or self._end.is_missing():
+            stated = f" of {self.duration_s:.1f} s" if self._end.is_missing() else ""
+            raise SourceError(self._broke_off(f"the rest{stated} is missing"))
+        if self._refused:
+            raise SourceError(
+                f"{self.name} is damaged: {self._refused} of its packets could not be decoded, "
+                f"{self._read} pictures were read"
+            )
+
+    def _broke_off(self, reason: str) -> str:
+        return (
+            f"{self.name} broke off at {self._end_s:.1f} s: {reason}, "
+            f"{self._read} pictures were read"
+        )
+
+
+class _StatedEnd:
+    """Compares where packets really end with where the header says that they do.
+
+    MP4 states it for each stream, the others for all streams together.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        formats = set(container.format.name.split(","))
+        self._only: int | None = None
+        self._stated_s: float | None = None
+        self._reached_s = 0.0
+        rate = float(stream.average_rate or 25)
+        self._tolerance_s = max(0.5, 3 / rate)
+        if not formats & _STATED_BY_HEADER:
+            return
+        if "mp4" not in formats:
+            self._stated_s = container.duration / av.time_base if container.duration else None
+        elif stream.duration and stream.time_base:
+            self._only = stream.index
+            self._stated_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+
+    def pass_over(self, packet: Packet[Any]) -> None:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None or packet.is_corrupt or self._only not in (None, packet.stream.index):
+            return
+        end_s = float((stamp + (packet.duration or 0)) * packet.time_base)
+        self._reached_s = max(self._reached_s, end_s)
+
+    def is_missing(self) -> bool:
+        return self._stated_s is not None and self._stated_s - self._reached_s > self._tolerance_s
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _reason(error: av.error.FFmpegError) -> str:
+    if isinstance(error, av.error.ExitError):  # PyAV's way to end a wait that took too long
+        return _NO_ANSWER
+    return error.strerror or "FFmpeg gives no reason"
