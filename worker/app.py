@@ -247,7 +247,9 @@ def feeds_command(redis: Redis = DEFAULT_REDIS) -> None:
             f"{books.oldest_age_s:.1f} s",
             "yes" if books.owned else "none",
         )
-    Console().print(table if feeds else "no feeds yet")
+    # A pipe has no width: nothing is cut short for it.
+    out = Console() if sys.stdout.isatty() else Console(width=500)
+    out.print(table if feeds else "no feeds yet")
     for name, complaint in complaints.items():
         screen.print(f"mien: {name!a}: {complaint}", highlight=False)
 
@@ -298,10 +300,6 @@ def main() -> None:
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        # The reader of our output has gone: nothing is wrong.
-        sys.stderr.close()
-        raise SystemExit(0) from None
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def demo(
             _wait_for_worker(worker, server, stop)
         spool = stack.enter_context(tempfile.TemporaryFile()) if annotate else None
         job = _Push(source or str(_sample()), url, stop, spool)
-        pusher = threading.Thread(target=job.run, name="push")
+        stack.callback(stop.set)  # whatever happens, the push ends with us
+        pusher = threading.Thread(target=job.run, name="push", daemon=True)
         reader = threading.Thread(target=seen.run, args=(console,), name="events", daemon=True)
         pusher.start()
         reader.start()
@@ -176,14 +177,15 @@ def _worker(url: str, model: Path | None) -> Iterator[subprocess.Popen[str]]:
             process.kill()
         drain.join(timeout=1)
         if process.returncode not in (0, -15):
-            raise MienError(f"the worker ended badly: {(process_log or ['no word'])[-1].strip()}")
+            last_words = (process_log or ["it left no word"])[-1].strip().removeprefix("mien: ")
+            raise MienError(f"the worker could not go on: {last_words}")
 
 
 def _wait_for_worker(worker: subprocess.Popen[str], server: Server, stop: threading.Event) -> None:
     deadline = time.monotonic() + _START_S
     while not read_books(server, FEED).owned:
         if worker.poll() is not None:
-            return  # its last words are raised when its context ends
+            raise MienError("the worker ended")  # its context knows its last words
         if stop.is_set() or time.monotonic() > deadline:
             raise MienError("the worker did not start in time" if not stop.is_set() else "stopped")
         time.sleep(0.05)

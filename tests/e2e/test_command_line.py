@@ -1,0 +1,191 @@
+"""The commands as a person meets them: real processes, the shipped models, a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.doubles import running_worker
+from tests.feeds import push_frames, wait_until
+from worker.wire.books import read_books
+from worker.wire.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = str(ROOT / "worker" / "sample" / "faces.mp4")
+
+
+def mien(*words: str, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "worker.app", *words],
+        check=False, capture_output=True, text=True, timeout=timeout,
+        **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+def one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """It failed with one sentence on stderr that names each of ``parts``, and no traceback."""
+    assert done.returncode not in (0, -11), done.stderr
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("mien: ")]
+    assert len(said) == 1, done.stderr
+    for part in parts:
+        assert part in said[0]
+
+
+@pytest.fixture
+def worker(server: Server, server_url: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.app", "worker", "--redis", server_url],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_main_job(server: Server, server_url: str, worker: subprocess.Popen[str]) -> None:
+    """The sample clip through push, stream, worker and watch: every frame, faces where they are."""
+    pushed = mien("push", SAMPLE, "--feed", "clip", "--redis", server_url, "--fps", "5")
+    assert pushed.returncode == 0, pushed.stderr
+    assert "70 frames accepted" in pushed.stderr
+    wait_until(lambda: read_books(server, "clip").in_flight == 0, timeout_s=60)
+    books = read_books(server, "clip")
+    assert (books.offered, books.published, books.dead) == (70, 70, 0)
+
+    watched = mien(
+        "watch", "clip", "--redis", server_url, "--since", "start", "--json", "--no-follow"
+    )
+    assert watched.returncode == 0
+    events = [json.loads(line) for line in watched.stdout.splitlines()]
+    assert [int(event["sequence"]) for event in events] == list(range(70))
+    assert all(event["faces"] for event in events), "the clip is never without a face"
+    assert events[-1]["ptsSeconds"] == pytest.approx(13.8)
+    for face in (face for event in events for face in event["faces"]):
+        assert sum(face["raw"].values()) == pytest.approx(1, abs=1e-4)
+        assert face["label"] == max(face["raw"], key=face["raw"].get)
+        assert len(face["landmarks"]) == 5
+    longest = max(
+        sum(any(int(f["trackId"]) == t for f in e["faces"]) for e in events) for t in range(1, 30)
+    )
+    assert longest >= 20, "a face keeps its track"
+
+    listed = mien("feeds", "--redis", server_url)
+    (row,) = (line.split() for line in listed.stdout.splitlines() if line.strip()[:4] == "clip")
+    assert row[:5] == ["clip", "lossless", "70", "70", "0"]
+
+    worker.send_signal(signal.SIGTERM)
+    _, log = worker.communicate(timeout=20)
+    assert worker.returncode == 0
+    assert "worker stopped" in log
+
+
+def test_the_demo_ends_by_itself_with_its_summary_and_video(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    done = mien("demo", "--annotate", str(out))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.partition("summary")[2].splitlines()
+    pairs = (re.split(r"\s{2,}", line.strip()) for line in lines)
+    summary = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    assert summary["frames offered"] == summary["published"] == "350"
+    assert {"dropped", "faces", "frames/s", "latency p50", "latency p95"} <= set(summary)
+    with av.open(str(out)) as video, av.open(SAMPLE) as sample:
+        drawn = [frame.to_ndarray(format="rgb24", threads=1) for frame in video.decode(video=0)]
+        plain = next(sample.decode(video=0)).to_ndarray(format="rgb24", threads=1)
+    assert len(drawn) == 350
+    assert (abs(drawn[0].astype(int) - plain) > 60).any(axis=2).sum() > 300, "boxes are drawn"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["push", "nowhere.mp4", "--feed", "a"], ["nowhere.mp4"]),
+        (["push", SAMPLE, "--feed", "a b"], ["'a b'", "feed's name"]),
+        (["push", SAMPLE, "--feed", "{a}"], ["'{a}'"]),
+        (["push", SAMPLE, "--feed", "a\tb"], ["'a\\tb'"]),
+        (["push", SAMPLE, "--feed", "a", "--quality", "0"], ["quality"]),
+        (["push", SAMPLE, "--feed", "a", "--fps", "-1"], ["fps"]),
+        (["push", "77", "--feed", "a"], ["camera", "77"]),
+        (["push", SAMPLE, "--feed", "a", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1"]),
+        (["worker", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1"]),
+        (["worker", "--model", "missing.onnx"], ["missing.onnx"]),
+        (["worker", "--model", __file__], [Path(__file__).name]),
+        (["worker", "--model", str(ROOT / "worker/detect/onet.onnx")], ["onet.onnx"]),
+        (["worker", "--min-face", "3"], ["min_face", "3"]),
+        (["watch", "--since", "yesterday"], ["since", "yesterday"]),
+        (["watch", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1"]),
+        (["feeds", "--redis", "127.0.0.1"], ["URL"]),
+        (["demo", "--video", "nowhere.mp4"], ["nowhere.mp4"]),
+        (["demo", "--model", "missing.onnx"], ["missing.onnx"]),
+    ],
+)
+def test_mistakes_get_one_sentence(server_url: str, words: list[str], parts: list[str]) -> None:
+    if words[0] in ("push", "watch") and "--redis" not in words:
+        words = [*words, "--redis", server_url]
+    one_sentence(mien(*words), *parts)
+
+
+def test_a_truncated_file_is_pushed_as_far_as_it_goes(
+    server: Server, server_url: str, tmp_path: Path
+) -> None:
+    whole, short = tmp_path / "whole.mkv", tmp_path / "short.mkv"
+    with av.open(SAMPLE) as source, av.open(str(whole), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    content = whole.read_bytes()
+    short.write_bytes(content[: len(content) * 2 // 3])
+    done = mien("push", str(short), "--feed", "short", "--redis", server_url, "--depth", "1000")
+    one_sentence(done, "short.mkv", "broke off at")
+    offered = read_books(server, "short").offered
+    assert 150 < offered < 300
+    assert f"{offered} frames accepted" in done.stderr
+
+
+def test_watch_ends_quietly_when_its_reader_does(
+    server: Server, server_url: str, feed: str
+) -> None:
+    push_frames(server, feed, 50)
+    with running_worker(server_url):
+        wait_until(lambda: read_books(server, feed).in_flight == 0)
+    with subprocess.Popen(
+        [
+            sys.executable, "-m", "worker.app", "watch", "--json", "--since", "start",
+            "--redis", server_url,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as watch:  # fmt: skip
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        assert json.loads(watch.stdout.readline())["feed"] == feed
+        watch.stdout.close()
+        push_frames(server, feed, 50)
+        with running_worker(server_url):
+            assert watch.wait(timeout=30) == 1, "Click's status for a closed pipe"
+        assert watch.stderr.read() == ""
+
+
+def test_the_online_half_runs_without_the_offline_half() -> None:
+    """No import of the worker reaches torch, torchvision, facenet-pytorch or training."""
+    done = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import sys\n"
+            "for name in ('torch', 'torchvision', 'facenet_pytorch', 'lightning', 'onnx'):\n"
+            "    sys.modules[name] = None\n"
+            "import worker.app, worker.pipeline, worker.demo, mien\n"
+            "from worker.detect.mtcnn import load_detector\n"
+            "load_detector(min_face=40, provider='cpu', threads=1)\n",
+        ],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

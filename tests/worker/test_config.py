@@ -1,0 +1,31 @@
+"""Settings are rejected early, with the field's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.config import WorkerSettings, cores
+from worker.errors import SettingsError
+
+
+def test_given_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_MIN_FACE", "60")
+    monkeypatch.setenv("MIEN_BATCH_SIZE", "3")
+    settings = WorkerSettings.load(batch_size=5, min_face=None)
+    assert (settings.min_face, settings.batch_size, settings.threads) == (60, 5, cores())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threads", 0), ("min_face", 5), ("provider", "abacus"), ("batch_size", "many")],
+)
+def test_a_bad_value_is_named(name: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"setting {name} = {value!r}") as error:
+        WorkerSettings.load(**{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_the_environment_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_LEASE_TTL_S", "soon")
+    with pytest.raises(SettingsError, match="lease_ttl_s"):
+        WorkerSettings.load()

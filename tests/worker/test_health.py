@@ -1,0 +1,88 @@
+"""What an orchestrator and Prometheus see of a worker."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker import health as health_module
+from worker.errors import SettingsError
+from worker.health import Health, serve
+from worker.metrics import Metrics
+from worker.records import ModelInfo
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
+@pytest.fixture
+def state() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def url(metrics: Metrics, state: Health) -> Iterator[str]:
+    server = serve("127.0.0.1", 0, metrics.registry, state)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_ready_only_when_it_is(url: str, state: Health) -> None:
+    assert get(url + "/readyz") == (503, "starting\n")
+    state.ready()
+    assert get(url + "/readyz") == (200, "ready\n")
+    state.not_ready("no answer from a server at redis://there")
+    assert get(url + "/readyz") == (503, "no answer from a server at redis://there\n")
+
+
+def test_alive_only_while_the_loop_turns(
+    url: str, state: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert get(url + "/healthz")[0] == 200
+    monkeypatch.setattr(health_module, "ALIVE_S", -1.0)
+    assert get(url + "/healthz")[0] == 503
+    assert get(url + "/elsewhere")[0] == 404
+
+
+def test_metrics_keep_the_rules(url: str, metrics: Metrics) -> None:
+    metrics.model("classifier", ModelInfo("m", "1", "aa"))
+    metrics.frames.labels("cam", "published").inc(3)
+    metrics.faces.labels("cam").inc()
+    with metrics.timed("detect"):
+        pass
+    families = list(text_string_to_metric_families(get(url + "/metrics")[1]))
+    assert families
+    for family in families:
+        assert family.name.startswith("mien_")
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter") or (
+                sample.name.endswith("_created")
+            )
+            if family.type == "histogram":
+                assert family.name.rpartition("_")[2] in ("seconds", "frames", "faces")
+    assert metrics.registry.get_sample_value(
+        "mien_model_info", {"role": "classifier", "name": "m", "version": "1", "digest": "aa"}
+    )
+
+
+def test_a_port_in_use_is_named(url: str, metrics: Metrics, state: Health) -> None:
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(SettingsError, match=str(port)):
+        serve("127.0.0.1", port, metrics.registry, state)
