@@ -181,6 +181,7 @@ def worker_command(
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
+    state.watch()
     pipeline.Pipeline(server, detector, classifier, settings, metrics, state).run(stop)
     log.info("worker stopped")
 

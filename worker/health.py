@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -9,12 +10,15 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from worker.errors import SettingsError
 
+log = structlog.get_logger()
+
 ALIVE_S = 30.0
-"""A worker whose loop has not come round for so long is not healthy."""
+"""A worker whose loop has not come round for so long hangs: a batch takes seconds at the most."""
 
 
 class Health:
@@ -38,6 +42,21 @@ class Health:
         """Whether the loop still turns, and a word on it."""
         age_s = time.monotonic() - self._last_turn
         return age_s < ALIVE_S, f"last turn of the loop {age_s:.1f} s ago"
+
+    def watch(self) -> None:
+        """End the process when the loop hangs: a native call that never returns cannot be undone.
+
+        What it has in hand is still pending on the server, for the worker that comes after it.
+        """
+
+        def look() -> None:
+            while self.alive()[0]:
+                time.sleep(1)
+            log.error("the loop hangs, the process ends", why=self.alive()[1])
+            os._exit(70)  # EX_SOFTWARE; nothing here can be trusted to unwind
+
+        self.turn()
+        threading.Thread(target=look, name="watchdog", daemon=True).start()
 
     def readiness(self) -> tuple[bool, str]:
         """Whether the models are loaded and the server answers, and a word on it."""

@@ -46,7 +46,12 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         self._health = health
-        self._leases = Leases(server, ttl_s=settings.lease_ttl_s, feeds=settings.feeds)
+        self._leases = Leases(
+            server,
+            ttl_s=settings.lease_ttl_s,
+            feeds=settings.feeds,
+            progressing=lambda: health.alive()[0],
+        )
         self._reader = Reader(server, self._leases)
         # Lease token -> the feed's tracker. What the server holds is the truth: after any doubt
         # a tracker is dropped here and restored from there.
@@ -55,6 +60,7 @@ class Pipeline:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; then settle what is in hand and release the leases."""
         backoff = Backoff()
+        self._health.turn()
         self._leases.start()
         try:
             while not stop.is_set():
@@ -76,7 +82,6 @@ class Pipeline:
         settings = self._settings
         batch = self._reader.next_batch(settings.batch_size, settings.batch_wait_ms / 1000, stop)
         self._health.turn()
-        self._leases.pulse()
         self._metrics.feeds.set(len(self._leases.held()))
         if batch:
             self._metrics.batch_frames.observe(len(batch))

@@ -28,6 +28,8 @@ from worker.wire.keys import FeedKeys
 from worker.wire.registry import register
 from worker.wire.server import Server
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 class Killable:
     """A server process on one port with its data on disk, that can die and come back."""
@@ -101,6 +103,20 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(killable: Killable, fee
     assert books.balanced
 
 
+HANGING = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from tests.doubles import OneFace, running_worker
+from worker import health
+import threading
+health.ALIVE_S = 1.0
+def look(images):
+    threading.Event().wait()
+with running_worker(sys.argv[1], OneFace(look), lease_ttl_s=0.5) as worker:
+    worker.health.watch()
+    worker.thread.join()
+"""
+
 WORKER = """
 import sys
 sys.path.insert(0, sys.argv[3])
@@ -127,12 +143,11 @@ StartWorker = Callable[[], subprocess.Popen[str]]
 @pytest.fixture
 def start_worker(server_url: str) -> Iterator[StartWorker]:
     """Starts worker processes that die with the test at the latest."""
-    root = Path(__file__).resolve().parents[2]
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, server_url, "60", str(root)],
+            [sys.executable, "-c", WORKER, server_url, "60", str(ROOT)],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
@@ -184,6 +199,20 @@ def test_a_paused_worker_wakes_up_fenced(
     assert [event.sequence for event in found] == [*range(40), *range(40)]
     assert [event.ordinal for event in found] == list(range(1, 81))
     assert read_books(server, feed).balanced
+
+
+def test_a_hanging_worker_loses_its_feeds_and_its_process(
+    server: Server, server_url: str, feed: str
+) -> None:
+    push_frames(server, feed, 10)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, server_url, str(ROOT)],
+        check=False, capture_output=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 70
+    assert read_books(server, feed).in_hand > 0
+    with running_worker(server_url):
+        wait_until(lambda: read_books(server, feed).published == 10)
 
 
 def test_a_stopped_worker_settles_what_it_has_and_hands_over_at_once(

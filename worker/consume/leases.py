@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -21,9 +20,6 @@ from worker.wire.registry import FeedSettings, registered
 from worker.wire.server import Server
 
 log = structlog.get_logger()
-
-HANG_S = 30.0
-"""Without progress for so long, the pipeline counts as hung and its leases are let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +36,26 @@ class Leases:
     """Holds the leases of all registered feeds that no other worker holds."""
 
     def __init__(
-        self, server: Server, *, ttl_s: float = 5.0, feeds: Collection[str] | None = None
+        self,
+        server: Server,
+        *,
+        ttl_s: float = 5.0,
+        feeds: Collection[str] | None = None,
+        progressing: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``progressing``: whether the pipeline moves. While it does not, nothing is renewed."""
         self._server = server
         self._ttl_ms = int(ttl_s * 1000)
         self._only = None if feeds is None else frozenset(feeds)
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._progress = time.monotonic()
+        self._progressing = progressing
         self._complaints: dict[str, str] = {}
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
 
     def start(self) -> None:
         """Begin to take leases. Call it when the models are loaded, not before."""
-        self.pulse()
         self._thread.start()
 
     def close(self) -> None:
@@ -68,10 +69,6 @@ class Leases:
             self._run("release", held)
         except ServerError as error:
             log.warning("leases left to run out", why=str(error))
-
-    def pulse(self) -> None:
-        """The pipeline makes progress: only then are leases renewed."""
-        self._progress = time.monotonic()
 
     def held(self) -> list[Lease]:
         with self._lock:
@@ -97,8 +94,8 @@ class Leases:
             self._closing.wait(period_s)
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._progress > HANG_S:
-            log.error("no progress: leases are not renewed", seconds=HANG_S)
+        if not self._progressing():
+            log.error("no progress: leases are not renewed")
             return
         feeds, complaints = registered(self._server)
         self._complain(complaints)
