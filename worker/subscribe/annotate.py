@@ -38,7 +38,7 @@ def draw(image: Image, event: FrameEvent) -> Image:
 
 def _draw_face(canvas: Image, face: Face) -> None:
     height, width = canvas.shape[:2]
-    scale = max(0.35, min(width, height) / 900)
+    scale = max(0.42, min(width, height) / 900)
     thickness = max(1, round(scale * 2))
     left, top, right, bottom = (round(value) for value in face.box)
     colour = _COLOURS.get(face.label, _COLOURS["neutral"])
@@ -60,7 +60,7 @@ def _draw_face(canvas: Image, face: Face) -> None:
 
 def _draw_bars(canvas: Image, shown: dict[str, float], x: int, y: int, scale: float) -> None:
     """One bar for each label to the right of the box, where there is room for them."""
-    row, length = round(26 * scale), round(110 * scale)
+    row, length = round(30 * scale), round(180 * scale)
     if x + length > canvas.shape[1] or y < 0 or y + row * len(shown) > canvas.shape[0]:
         return
     for i, (name, share) in enumerate(sorted(shown.items())):

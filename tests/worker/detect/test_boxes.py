@@ -1,0 +1,65 @@
+"""Box arithmetic against facenet-pytorch's functions."""
+
+import numpy as np
+import pytest
+
+from worker.detect.boxes import cell_boxes, shift, square, windows
+
+
+@pytest.fixture
+def original():
+    return pytest.importorskip(
+        "facenet_pytorch.models.utils.detect_face", reason="the training extra is not installed"
+    )
+
+
+@pytest.fixture
+def boxes():
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(-60, 220, (400, 2))
+    return np.concatenate([corner, corner + rng.uniform(1, 90, (400, 2))], axis=1).astype(
+        np.float32
+    )
+
+
+def test_square_is_rerec(original, boxes):
+    torch = pytest.importorskip("torch")
+    expected = original.rerec(torch.tensor(boxes)).numpy()
+    np.testing.assert_array_equal(square(boxes), expected)
+
+
+def test_shift_is_bbreg(original, boxes):
+    torch = pytest.importorskip("torch")
+    regression = np.random.default_rng(4).normal(0, 0.2, (400, 4)).astype(np.float32)
+    expected = original.bbreg(torch.tensor(boxes), torch.tensor(regression)).numpy()
+    np.testing.assert_allclose(shift(boxes, regression, inclusive=True), expected, atol=1e-4)
+    plain = boxes + regression * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    np.testing.assert_allclose(shift(boxes, regression, inclusive=False), plain, atol=1e-4)
+
+
+def test_cell_boxes_are_generate_bounding_box(original):
+    torch = pytest.importorskip("torch")
+    scale = 12 / 40 * 0.709
+    faces = np.random.default_rng(5).random((1, 30, 40), np.float32)
+    expected, _ = original.generateBoundingBox(
+        torch.zeros(1, 4, 30, 40), torch.tensor(faces), scale, 0.8
+    )
+    _, rows, columns = np.nonzero(faces >= 0.8)
+    np.testing.assert_array_equal(cell_boxes(rows, columns, scale), expected[:, :4].numpy())
+
+
+def test_windows_are_pads_and_say_which_are_empty(original, boxes):
+    torch = pytest.importorskip("torch")
+    width, height = 200, 150
+    y, ey, x, ex = original.pad(torch.tensor(boxes), width, height)
+    found, visible = windows(boxes, np.full(400, width), np.full(400, height))
+    np.testing.assert_array_equal(visible, (ey > y - 1) & (ex > x - 1))
+    np.testing.assert_array_equal(found, np.stack([x - 1, y - 1, ex, ey], axis=1))
+    assert 0 < visible.sum() < 400
+
+
+def test_a_window_lies_inside_its_own_picture():
+    boxes = np.tile(np.array([[-10.7, -5.2, 500, 500]], np.float32), (2, 1))
+    found, visible = windows(boxes, np.array([30, 300]), np.array([20, 200]))
+    assert found.tolist() == [[0, 0, 30, 20], [0, 0, 300, 200]]
+    assert visible.all()

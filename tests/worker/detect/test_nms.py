@@ -1,0 +1,81 @@
+"""Suppression against torchvision's and facenet-pytorch's own."""
+
+import numpy as np
+import pytest
+
+from worker.detect.nms import nms, nms_by_group
+
+
+def random_boxes(count, seed, spread=200):
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(-20, spread, (count, 2))
+    size = rng.uniform(5, 80, (count, 2))
+    return np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+
+
+def random_scores(count, seed):
+    return np.random.default_rng(seed + 1000).random(count, np.float32)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("count", [0, 1, 2, 40, 257, 1500])
+def test_union_is_torchvisions(count, threshold):
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
+    ops = pytest.importorskip("torchvision.ops", reason="the training extra is not installed")
+    boxes, scores = random_boxes(count, count), random_scores(count, count)
+    expected = ops.nms(torch.tensor(boxes), torch.tensor(scores), threshold).numpy()
+    np.testing.assert_array_equal(nms(boxes, scores, threshold), expected)
+
+
+def test_union_is_torchvisions_among_equal_scores():
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
+    ops = pytest.importorskip("torchvision.ops", reason="the training extra is not installed")
+    boxes = random_boxes(300, 5)
+    scores = random_scores(300, 5).round(1)
+    expected = ops.nms(torch.tensor(boxes), torch.tensor(scores), 0.4).numpy()
+    np.testing.assert_array_equal(nms(boxes, scores, 0.4), expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 257, 1500])
+def test_minimum_is_facenets(count):
+    original = pytest.importorskip(
+        "facenet_pytorch.models.utils.detect_face", reason="the training extra is not installed"
+    )
+    boxes, scores = random_boxes(count, count), random_scores(count, count)
+    expected = original.nms_numpy(boxes, scores, 0.7, "Min")
+    np.testing.assert_array_equal(nms(boxes, scores, 0.7, minimum=True), expected)
+
+
+def test_groups_are_facenets():
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
+    original = pytest.importorskip(
+        "facenet_pytorch.models.utils.detect_face", reason="the training extra is not installed"
+    )
+    boxes, scores = random_boxes(200, 1), random_scores(200, 1)
+    groups = np.random.default_rng(2).integers(0, 4, 200)
+    tensors = (torch.tensor(a) for a in (boxes, scores, groups))
+    expected = original.batched_nms_numpy(*tensors, 0.7, "Min").numpy()
+    kept = nms_by_group(boxes, scores, groups, 0.7, minimum=True)
+    assert sorted(kept) == sorted(expected)
+    # Group by group, best first in each.
+    assert (np.diff(groups[kept]) >= 0).all()
+    for group in range(4):
+        assert (np.diff(scores[kept][groups[kept] == group]) <= 0).all()
+
+
+def test_a_suppressed_box_suppresses_nothing():
+    # A chain: each box overlaps the next by half; the second goes, so the third stays.
+    boxes = np.array([[x, 0, x + 20, 20] for x in (0, 5, 10, 15, 20)], np.float32)
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
+    assert nms(boxes, scores, 0.4).tolist() == [0, 2, 4]
+    # The chain read from its other end, and one longer than a block of the algorithm.
+    assert nms(boxes, scores[::-1].copy(), 0.4).tolist() == [4, 2, 0]
+    long = np.array([[x, 0, x + 20, 20] for x in range(0, 5 * 601, 5)], np.float32)
+    falling = np.linspace(1, 0, 601, dtype=np.float32)
+    assert nms(long, falling, 0.4).tolist() == list(range(0, 601, 2))
+
+
+def test_boxes_without_area_are_harmless():
+    boxes = np.array([[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 10, 10]], np.float32)
+    assert nms(boxes, np.array([0.9, 0.8, 0.7], np.float32), 0.5).tolist() == [0, 1, 2]
+    assert nms_by_group(boxes[:0], np.zeros(0, np.float32), np.zeros(0, np.int64), 0.5).size == 0
