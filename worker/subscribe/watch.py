@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +22,10 @@ _COLOURS = {
     "fear": "cyan",
     "disgust": "green",
 }
-_BARS = " ▁▂▃▄▅▆▇█"
+_LYING = "▏▎▍▌▋▊▉█"
+_STANDING = "▁▂▃▄▅▆▇█"
+_WIDE = 110
+"""Columns of a terminal from which each probability gets a bar of three cells, not of one."""
 _WINDOW_S = 5.0
 _ROWS = 24
 
@@ -48,21 +51,22 @@ class Board:
         """Retention has trimmed events before they could be shown."""
         self._trimmed += missing or 1
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
-            return self._draw()
+            yield self._draw(wide=options.max_width >= _WIDE)
 
-    def _draw(self) -> RenderableType:
-        table = Table(expand=True, box=None, header_style="bold", pad_edge=False)
-        for heading, ratio in (("feed", 2), ("time", 1), ("face", 2), ("expression", 2)):
-            table.add_column(heading, ratio=ratio, no_wrap=True)
-        table.add_column("probabilities", ratio=6, no_wrap=True)
+    def _draw(self, *, wide: bool) -> RenderableType:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("feed", no_wrap=True, max_width=20)
+        for heading, width in (("time", 7), ("face", 12), ("expression", 14)):
+            table.add_column(heading, no_wrap=True, min_width=width)
+        table.add_column("probabilities", no_wrap=True)
         rows = 0
         for feed in sorted(self._latest):
             event = self._latest[feed]
             for face in event.faces or (None,):
                 if rows < _ROWS:
-                    table.add_row(feed, clock(event.pts_seconds), *_face_cells(face))
+                    table.add_row(feed, clock(event.pts_seconds), *_face_cells(face, wide))
                 rows += 1
         if not rows:
             return Text("waiting for events ...", style="dim")
@@ -106,7 +110,7 @@ def line_of(event: FrameEvent) -> str:
     return f"{event.feed} {clock(event.pts_seconds)} {faces or 'no face'}"
 
 
-def _face_cells(face: Face | None) -> tuple[str | Text, ...]:
+def _face_cells(face: Face | None, wide: bool) -> tuple[str | Text, ...]:
     if face is None:
         return Text("no face", style="dim"), "", ""
     left, top, right, bottom = face.box
@@ -116,13 +120,15 @@ def _face_cells(face: Face | None) -> tuple[str | Text, ...]:
     bars = Text()
     for name in sorted(shown):
         share = min(1.0, max(0.0, shown[name]))
-        bars.append(f"{name[:3]} ", style="dim")
-        bars.append(_bar(share) + " ", style=_COLOURS.get(name, "white"))
+        bars.append(name[:3] if wide else name[:2], style="dim")
+        bars.append(_bar(share, wide) + " ", style=_COLOURS.get(name, "white"))
     return f"#{face.track_id} {right - left:.0f}x{bottom - top:.0f}", Text(label, colour), bars
 
 
-def _bar(share: float, cells: int = 3) -> str:
-    """A bar of ``cells`` characters with eighths, drawn upright in the last, partly full cell."""
-    eighths = round(share * cells * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (_BARS[rest] if full < cells else "")).ljust(cells, "·")[:cells]
+def _bar(share: float, wide: bool) -> str:
+    """``share`` (0 to 1) as a lying bar of three cells, or a standing one of a single cell."""
+    if not wide:
+        return _STANDING[min(7, int(share * 8))]
+    eighths = round(share * 24)
+    bar = "█" * (eighths // 8) + (_LYING[eighths % 8 - 1] if eighths % 8 else "")
+    return bar.ljust(3, "·")
