@@ -169,7 +169,11 @@ def worker_command(
         http = health.serve(settings.metrics_host, settings.metrics_port, REGISTRY, state)
         log.info("metrics served", host=settings.metrics_host, port=http.server_port)
     detector = load_detector(
-        min_face=settings.min_face, provider=settings.provider, threads=settings.threads
+        min_face=settings.min_face,
+        thresholds=settings.face_thresholds,
+        factor=settings.pyramid_factor,
+        provider=settings.provider,
+        threads=settings.threads,
     )
     classifier = load_classifier(
         settings.model, provider=settings.provider, threads=settings.threads

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
 from worker.inference import Provider
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379"
+
+_FromCommas = BeforeValidator(
+    lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+)
+"""In the environment a list is written with commas: MIEN_FEEDS=hall,door."""
 
 
 def cores() -> int:
@@ -26,7 +31,7 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MIEN_", extra="ignore")
 
     redis: str = DEFAULT_REDIS
-    feeds: tuple[str, ...] | None = None
+    feeds: Annotated[tuple[str, ...] | None, NoDecode, _FromCommas] = None
     """Only these feeds; None for all that are registered."""
 
     model: Path | None = None
@@ -34,7 +39,11 @@ class WorkerSettings(BaseSettings):
     provider: Provider = "auto"
     threads: int = Field(default_factory=cores, ge=1, le=256)
     min_face: int = Field(default=40, ge=12)
-    """Shortest side of a face that is looked for, in pixels."""
+    """Side of the smallest face that is looked for, in pixels."""
+    face_thresholds: Annotated[tuple[float, float, float], NoDecode, _FromCommas] = (0.6, 0.7, 0.7)
+    """Probability that a face needs to pass each of MTCNN's three networks."""
+    pyramid_factor: float = Field(default=0.709, ge=0.1, le=0.95)
+    """Size of each level of the detector's pyramid in parts of the one before."""
 
     batch_size: int = Field(default=8, ge=1, le=256)
     """Frames analysed together at the most."""

@@ -25,6 +25,17 @@ def test_a_bad_value_is_named(name: str, value: object) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_lists_in_the_environment_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_FEEDS", "hall, door")
+    monkeypatch.setenv("MIEN_FACE_THRESHOLDS", "0.5,0.6,0.9")
+    settings = WorkerSettings.load()
+    assert (settings.feeds, settings.face_thresholds) == (("hall", "door"), (0.5, 0.6, 0.9))
+    for bad in ("x", "0.5,0.6", ""):
+        monkeypatch.setenv("MIEN_FACE_THRESHOLDS", bad)
+        with pytest.raises(SettingsError, match="face_thresholds"):
+            WorkerSettings.load()
+
+
 def test_the_environment_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIEN_LEASE_TTL_S", "soon")
     with pytest.raises(SettingsError, match="lease_ttl_s"):
