@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the training extra")
+
+from training.augment import Augmentation, augment, mixup  # noqa: E402
+
+STILL = Augmentation(
+    crop=48, rotation=0, translation=0, scale=(1, 1), brightness=0, contrast=0, erasing=0, mixup=0
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def faces(n: int = 16) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 1, 48, 48), dtype=torch.uint8, generator=generator(9))
+
+
+def test_shape_type_and_range() -> None:
+    pictures = augment(faces(), Augmentation(), generator())
+    assert pictures.shape == (16, 1, 44, 44)
+    assert pictures.dtype == torch.float32
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+
+
+def test_the_generator_decides_everything() -> None:
+    first, again, other = (augment(faces(), Augmentation(), generator(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_input_is_left_alone() -> None:
+    given = faces()
+    augment(given, Augmentation(), generator())
+    assert torch.equal(given, faces())
+
+
+def test_without_changes_pictures_are_themselves_or_mirrored() -> None:
+    given = faces(64)
+    pictures = augment(given, STILL, generator())
+    plain = given / 255
+    same = (pictures - plain).abs().amax((1, 2, 3)) < 1e-4
+    mirrored = (pictures - plain.flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    assert bool((same ^ mirrored).all())
+    assert 16 < int(mirrored.sum()) < 48
+
+
+def test_scale_below_one_makes_the_face_smaller() -> None:
+    square = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
+    square[:, :, 12:36, 12:36] = 255
+    half = replace(STILL, scale=(0.5, 0.5))
+    assert augment(square, half, generator()).sum() == pytest.approx(12 * 12, rel=0.02)
+
+
+def test_shifts_stay_within_their_part_of_the_side() -> None:
+    dot = torch.zeros(500, 1, 48, 48, dtype=torch.uint8)
+    dot[:, :, 23:25, 23:25] = 255
+    moved = replace(STILL, translation=0.1)
+    pictures = augment(dot, moved, generator())
+    place = torch.arange(48.0) + 0.5
+    columns = (pictures.sum(2)[:, 0] * place).sum(1) / pictures.sum((1, 2, 3))
+    rows = (pictures.sum(3)[:, 0] * place).sum(1) / pictures.sum((1, 2, 3))
+    for found in (columns - 24, rows - 24):
+        assert found.abs().max() <= 4.8 + 1e-3
+        assert found.abs().max() > 4.0
+        assert abs(float(found.mean())) < 0.5
+
+
+def test_erasing_hits_its_part_of_the_pictures() -> None:
+    erasing = replace(STILL, erasing=0.3)
+    flat = torch.full((1000, 1, 48, 48), 128, dtype=torch.uint8)
+    changed = (augment(flat, erasing, generator()) - 128 / 255).abs() > 1e-3
+    part = changed.any(3).any(2).float().mean()
+    assert part == pytest.approx(0.3, abs=0.05)
+    covered = changed.float().mean((1, 2, 3))
+    assert covered.max() <= 0.25
+
+
+def test_mixup_mixes_pictures_and_targets_alike() -> None:
+    pictures = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2)
+    targets = torch.eye(4)
+    weights = []
+    for seed in range(200):
+        mixed, wanted = mixup(pictures, targets, 0.2, generator(seed))
+        assert torch.allclose(wanted.sum(1), torch.ones(4))
+        # A picture's value is its number, so the targets tell what the mixture must be.
+        assert torch.allclose(mixed[:, 0, 0, 0], wanted @ torch.arange(4.0), atol=1e-5)
+        weights.append(float(wanted.diagonal().min()))
+    # Beta(0.2, 0.2) puts most of its weight near 0 and 1.
+    assert sum(0.1 < weight < 0.9 for weight in weights) < 100
+
+
+def test_mixup_can_be_off() -> None:
+    pictures, targets = torch.rand(4, 1, 2, 2), torch.eye(4)
+    mixed, wanted = mixup(pictures, targets, 0, generator())
+    assert mixed is pictures
+    assert wanted is targets

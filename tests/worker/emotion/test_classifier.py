@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worker.emotion.classifier import FACES_A_CALL, load_classifier
+from worker.errors import ModelError
+
+onnx = pytest.importorskip("onnx", reason="the models of these tests are made with onnx")
+
+LABELS = ["calm", "glad", "sour"]
+
+METADATA = {
+    "name": "toy",
+    "version": "7",
+    "labels": json.dumps(LABELS),
+    "input_size": "8",
+    "colour": "gray",
+    "margin": "-0.05",
+    "temperature": "1.5",
+}
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> MakeModel:
+    """Write a model that looks at each crop's mean value only.
+
+    Probability of label i is softmax(mean / 255 * i). ``skip_first`` makes it answer one row too
+    few, which nothing in the file tells.
+    """
+
+    def make(
+        metadata: dict[str, str] | None = None,
+        *,
+        crop: tuple[int, int, int] = (8, 8, 1),
+        outputs: int = 3,
+        input_type: int = onnx.TensorProto.UINT8,
+        batch: str | int = "batch",
+        skip_first: bool = False,
+    ) -> Path:
+        helper = onnx.helper
+        nodes = [
+            helper.make_node("Cast", ["faces"], ["float"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=1),
+            helper.make_node("Reshape", ["mean", "column"], ["flat"]),
+            helper.make_node("Slice", ["flat", "first", "end"], ["rows"]),
+            helper.make_node("MatMul", ["rows", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "toy",
+            [helper.make_tensor_value_info("faces", input_type, [batch, *crop])],
+            [
+                helper.make_tensor_value_info(
+                    "probabilities", onnx.TensorProto.FLOAT, [batch, outputs]
+                )
+            ],
+            [
+                helper.make_tensor("axes", onnx.TensorProto.INT64, [3], [1, 2, 3]),
+                helper.make_tensor("column", onnx.TensorProto.INT64, [2], [-1, 1]),
+                helper.make_tensor("first", onnx.TensorProto.INT64, [1], [int(skip_first)]),
+                helper.make_tensor("end", onnx.TensorProto.INT64, [1], [2**31]),
+                helper.make_tensor(
+                    "weights",
+                    onnx.TensorProto.FLOAT,
+                    [1, outputs],
+                    [index / 255 for index in range(outputs)],
+                ),
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        helper.set_model_props(model, METADATA if metadata is None else metadata)
+        path = tmp_path / "toy.onnx"
+        onnx.save_model(model, path)
+        return path
+
+    return make
+
+
+def toy_probabilities(means: np.ndarray) -> np.ndarray:
+    logits = means[:, None] / 255 * np.arange(3)
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def flat_crops(values: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(values.astype(np.uint8)[:, None, None, None], (len(values), 8, 8, 1))
+
+
+def test_reads_what_the_file_says(make_model: MakeModel) -> None:
+    classifier = load_classifier(make_model(), "cpu")
+
+    assert classifier.labels == tuple(LABELS)
+    assert (classifier.size, classifier.colour) == (8, "gray")
+    assert (classifier.margin, classifier.temperature) == (-0.05, 1.5)
+    assert classifier.uncertain_below == 0
+    assert (classifier.info.name, classifier.info.version) == ("toy", "7")
+    assert len(classifier.info.digest) == 16
+
+
+@pytest.mark.parametrize("n", [0, 1, FACES_A_CALL, FACES_A_CALL + 1, 200])
+def test_one_row_a_face_in_order(make_model: MakeModel, n: int) -> None:
+    values = np.arange(n) % 256
+
+    answer = load_classifier(make_model(), "cpu").classify(flat_crops(values))
+
+    assert answer.shape == (n, 3)
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, toy_probabilities(values), atol=1e-6)
+
+
+def test_an_abstention_threshold_is_optional(make_model: MakeModel) -> None:
+    path = make_model(METADATA | {"uncertain_below": "0.4"})
+    assert load_classifier(path, "cpu").uncertain_below == 0.4
+
+
+@pytest.mark.parametrize(
+    "crops",
+    [
+        np.zeros((2, 8, 8), np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+        np.zeros((2, 9, 8, 1), np.uint8),
+        np.zeros((2, 8, 8, 1), np.float32),
+    ],
+)
+def test_other_crops_are_refused(make_model: MakeModel, crops: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="crops must be uint8"):
+        load_classifier(make_model(), "cpu").classify(crops)
+
+
+def test_a_graph_that_answers_fewer_rows_is_caught(make_model: MakeModel) -> None:
+    classifier = load_classifier(make_model(skip_first=True), "cpu")
+    with pytest.raises(ModelError, match=r"answered \(4, 3\) for 5 faces"):
+        classifier.classify(flat_crops(np.arange(5)))
+
+
+@pytest.mark.parametrize("key", sorted(METADATA))
+def test_each_key_is_required(make_model: MakeModel, key: str) -> None:
+    path = make_model({name: value for name, value in METADATA.items() if name != key})
+    with pytest.raises(ModelError, match=rf"toy\.onnx lacks the metadata key '{key}'"):
+        load_classifier(path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("labels", "calm, glad, sour"),
+        ("labels", "[]"),
+        ("labels", '["calm", "calm", "sour"]'),
+        ("labels", "[1, 2, 3]"),
+        ("input_size", "8.0"),
+        ("input_size", "0"),
+        ("colour", "bgr"),
+        ("margin", "wide"),
+        ("margin", "nan"),
+        ("margin", "-1"),
+        ("temperature", "0"),
+        ("uncertain_below", "1.5"),
+    ],
+)
+def test_malformed_values_name_key_and_file(make_model: MakeModel, key: str, value: str) -> None:
+    with pytest.raises(ModelError, match=rf"toy\.onnx has the metadata {key} = "):
+        load_classifier(make_model(METADATA | {key: value}), "cpu")
+
+
+def test_a_missing_or_corrupt_file_is_named(tmp_path: Path, make_model: MakeModel) -> None:
+    with pytest.raises(ModelError, match=r"cannot read the model .*none\.onnx"):
+        load_classifier(tmp_path / "none.onnx", "cpu")
+
+    broken = make_model()
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"toy\.onnx is not a model"):
+        load_classifier(broken, "cpu")
+
+
+def test_the_graph_must_keep_the_metadatas_promises(make_model: MakeModel) -> None:
+    with pytest.raises(ModelError, match=r"must take one uint8 \(batch, 8, 8, 1\)"):
+        load_classifier(make_model(input_type=onnx.TensorProto.FLOAT), "cpu")
+    with pytest.raises(ModelError, match=r"must take one uint8 \(batch, 8, 8, 1\)"):
+        load_classifier(make_model(crop=(1, 8, 8)), "cpu")
+    with pytest.raises(ModelError, match=r"must give one float \(batch, 2\)"):
+        load_classifier(make_model(METADATA | {"labels": json.dumps(["a", "b"])}), "cpu")
+    with pytest.raises(ModelError, match="fixed batch of 1"):
+        load_classifier(make_model(batch=1), "cpu")
+
+
+def test_colour_models_take_three_channels(make_model: MakeModel) -> None:
+    classifier = load_classifier(make_model(METADATA | {"colour": "rgb"}, crop=(8, 8, 3)), "cpu")
+    assert classifier.classify(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 3)
