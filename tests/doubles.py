@@ -24,7 +24,10 @@ LABELS = ("calm", "cross")
 
 
 class OneFace:
-    """Finds one face in the middle of every picture, or what ``look`` says."""
+    """Finds one face in the middle of every picture; ``look`` is called with those of a feed.
+
+    The blank picture on which a worker tries its models is not one of a feed.
+    """
 
     info = ModelInfo("one-face", "1", "0" * 16)
 
@@ -32,7 +35,8 @@ class OneFace:
         self.look = look
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
-        self.look(images)
+        if any(image.any() for image in images):
+            self.look(images)
         return [_middle(*image.shape[:2]) for image in images]
 
 

@@ -13,6 +13,7 @@ from worker.errors import SettingsError
 from worker.inference import Provider
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379"
+MAX_PIXELS = 7680 * 4320
 
 _FromCommas = BeforeValidator(
     lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -50,7 +51,9 @@ class WorkerSettings(BaseSettings):
     batch_wait_ms: float = Field(default=5.0, ge=0, le=1000)
     """How long the first frame of a batch waits for others."""
     lease_ttl_s: float = Field(default=5.0, ge=0.5, le=300)
-    max_pixels: int = Field(default=7680 * 4320, ge=1)
+    max_attempts: int = Field(default=3, ge=1)
+    """A frame that was in hand alone when so many workers ended becomes a dead letter."""
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     """A larger picture becomes a dead letter before it is decoded."""
     events_kept: int = Field(default=10_000, ge=1)
     """About how many events the server keeps for each feed."""

@@ -53,8 +53,9 @@ class SessionSuperseded(ServerError):
 class EntryError(MienError):
     """A stream entry cannot become a picture.
 
-    ``reason`` is a short constant for the books and metrics: ``not-a-frame``, ``wrong-feed``,
-    ``empty``, ``unsupported``, ``too-large``, ``size-mismatch``, ``corrupt``.
+    ``reason`` is a short constant for the dead letter: ``not-a-frame``, ``wrong-feed``, ``bad-id``,
+    ``empty``, ``unsupported``, ``too-large``, ``size-mismatch``, ``corrupt``; ``analysis-failed``
+    for a picture at which the models stumble, ``poison`` for one that ends worker after worker.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

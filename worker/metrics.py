@@ -1,4 +1,4 @@
-"""What a worker tells Prometheus. One prefix, base units, labels with bounded values."""
+"""What a worker tells Prometheus. One prefix, base units, few labels: feeds in hand, constants."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.feeds = Gauge(
+        self._held: set[str] = set()
+        self._feeds = Gauge(
             "mien_feeds_held", "Feeds whose lease this worker holds.", registry=registry
         )
         self.server_errors = Counter(
@@ -66,6 +67,14 @@ class Metrics:
             ["role", "name", "version", "digest"],
             registry=registry,
         )
+
+    def hold(self, feeds: set[str]) -> None:
+        """These feeds are ours now; the series of those that were end, so that labels stay few."""
+        for feed in self._held - feeds:
+            self.frames.remove_by_labels({"feed": feed})
+            self.faces.remove_by_labels({"feed": feed})
+        self._held = feeds
+        self._feeds.set(len(feeds))
 
     def model(self, role: str, info: ModelInfo) -> None:
         self._model.labels(role, info.name, info.version, info.digest).set(1)

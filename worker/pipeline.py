@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import structlog
@@ -13,9 +14,9 @@ from worker.consume.leases import Lease, Leases
 from worker.consume.reader import Delivery, Reader
 from worker.detect.mtcnn import FaceDetector
 from worker.detect.track import Tracker
-from worker.emotion.align import crop_faces
+from worker.emotion.align import CHANNELS, crop_faces
 from worker.emotion.classifier import Classifier
-from worker.errors import EntryError, ServerUnavailable
+from worker.errors import EntryError, ModelError, ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.publish.settle import Outcome, settle
@@ -24,6 +25,9 @@ from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_
 from worker.wire.server import Backoff, Server
 
 log = structlog.get_logger()
+
+_PIXELS_AT_ONCE = 8_300_000
+"""Pictures given to the detector in one call, in pixels: four of 1920x1080, one of 3840x2160."""
 
 Opened = tuple[Delivery, Frame, Image]
 
@@ -58,21 +62,34 @@ class Pipeline:
         self._trackers: dict[str, Tracker] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set; then settle what is in hand and release the leases."""
+        """Work until ``stop`` is set; then settle what is in hand and release the leases.
+
+        Raises:
+            ModelError: the models fail on pictures that they must be able to analyse. What is in
+                hand stays pending, for a worker whose models work.
+        """
         backoff = Backoff()
+        # Before the first lease: it warms them up, and a worker without models takes no feed.
+        self._try_models()
         self._health.turn()
         self._leases.start()
+        said = ""
         try:
-            while not stop.is_set():
+            while not stop.is_set() or self._reader.holds_frames:
+                self._health.turn()
                 try:
+                    if trouble := self._leases.trouble:
+                        raise trouble
                     self._turn(stop)
                     self._health.ready()
                     backoff.reset()
-                except ServerUnavailable as error:
-                    if self._health.readiness()[0]:
-                        log.warning("server unavailable, trying again", why=str(error))
+                    said = ""
+                except ServerError as error:
+                    if str(error) != said:
+                        log.warning("trouble with the server, trying again", why=str(error))
+                    said = str(error)
                     self._metrics.server_errors.inc()
-                    self._health.not_ready(str(error))
+                    self._health.not_ready(said)
                     self._forget(None)
                     backoff.wait(stop)
         finally:
@@ -81,27 +98,41 @@ class Pipeline:
     def _turn(self, stop: threading.Event) -> None:
         settings = self._settings
         batch = self._reader.next_batch(settings.batch_size, settings.batch_wait_ms / 1000, stop)
-        self._health.turn()
-        self._metrics.feeds.set(len(self._leases.held()))
+        self._let_go_of_the_rest()
         if batch:
             self._metrics.batch_frames.observe(len(batch))
             self._settle(self._outcomes(batch))
 
     def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
         """One outcome for each delivery, in the same order; no entry can raise."""
+        before = {token: tracker.state() for token, tracker in self._trackers.items()}
         try:
             return self._analyse(batch)
-        except ServerUnavailable:
+        except ServerError:
             raise
         except Exception as error:
-            for delivery in batch:
-                self._trackers.pop(delivery.lease.token, None)
+            # The failed attempt may have moved some tracks on: undo that.
+            self._trackers = {token: Tracker.restore(state) for token, state in before.items()}
             if len(batch) > 1:
                 # One of them is to blame: each alone, so that the others pass.
                 log.warning("a batch failed, its frames run alone", why=repr(error))
                 return [outcome for one in batch for outcome in self._outcomes([one])]
+            self._try_models()
             log.exception("a frame cannot be analysed", feed=batch[0].feed, id=batch[0].frame_id)
             return [_dead(batch[0], EntryError("analysis-failed", repr(error)))]
+
+    def _try_models(self) -> None:
+        """Run the models on a blank picture. A frame is to blame for a failure only if that works.
+
+        Raises:
+            ModelError: it does not.
+        """
+        try:
+            self._detector.detect([np.zeros((96, 96, 3), np.uint8)])
+            size, channels = self._classifier.size, CHANNELS[self._classifier.colour]
+            self._classifier.classify(np.zeros((1, size, size, channels), np.uint8))
+        except Exception as error:
+            raise ModelError(f"the models do not work here: {error!r}") from error
 
     def _analyse(self, batch: list[Delivery]) -> list[Outcome]:
         timed = self._metrics.timed
@@ -109,13 +140,14 @@ class Pipeline:
         opened: list[Opened] = []
         with timed("decode"):
             for delivery in batch:
+                self._health.turn()
                 result = self._open(delivery)
                 if isinstance(result, Outcome):
                     outcomes[_key(delivery)] = result
                 else:
                     opened.append(result)
         with timed("detect"):
-            found = self._detector.detect([image for _, _, image in opened])
+            found = self._detect([image for _, _, image in opened])
         with timed("crop"):
             crops = [
                 crop_faces(
@@ -139,12 +171,24 @@ class Pipeline:
                 first = last
         return [outcomes[_key(delivery)] for delivery in batch]
 
+    def _detect(self, images: list[Image]) -> list[Detections]:
+        """The faces of each picture. Few large pictures at a time: each call is a sign of life."""
+        found: list[Detections] = []
+        for some in _runs(images, _PIXELS_AT_ONCE):
+            found += self._detector.detect(some)
+            self._health.turn()
+        return found
+
     def _open(self, delivery: Delivery) -> Opened | Outcome:
         """The delivery's frame and picture, or its outcome if there is nothing to analyse."""
         if delivery.gone:
             return Outcome(delivery, "dropped")
         if delivery.stale:
             return Outcome(delivery, "skipped")
+        if delivery.attempts > self._settings.max_attempts:
+            ended = delivery.attempts - 1
+            why = f"{ended} workers in a row ended while they had this frame alone in hand"
+            return _dead(delivery, EntryError("poison", why))
         try:
             frame = decode_frame(delivery.body, delivery.feed, time_of_id(delivery.frame_id))
             return delivery, frame, decode_picture(frame, self._settings.max_pixels)
@@ -195,14 +239,22 @@ class Pipeline:
     def _tracker(self, lease: Lease) -> Tracker:
         tracker = self._trackers.get(lease.token)
         if tracker is None:
-            state = self._server.command("GET", lease.keys.state)
             try:
-                tracker = Tracker.restore(state)
+                tracker = Tracker.restore(self._saved_tracks(lease))
             except ValueError as error:
                 log.warning("tracks start anew", feed=lease.feed, why=str(error))
                 tracker = Tracker()
             self._trackers[lease.token] = tracker
         return tracker
+
+    def _saved_tracks(self, lease: Lease) -> bytes | None:
+        try:
+            state: bytes | None = self._server.command("GET", lease.keys.state)
+            return state
+        except ServerUnavailable:
+            raise
+        except ServerError as error:  # somebody put something else there
+            raise ValueError(str(error)) from None
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         settings, metrics = self._settings, self._metrics
@@ -224,6 +276,8 @@ class Pipeline:
                     why=answer.error or answer.status,
                 )
                 self._forget(outcome.delivery.lease)
+                if answer.status == "refused":
+                    self._reader.rest(outcome.delivery.lease)
                 continue
             metrics.frames.labels(feed, outcome.kind).inc()
             if outcome.kind == "published":
@@ -239,6 +293,13 @@ class Pipeline:
                     why=outcome.detail,
                 )
 
+    def _let_go_of_the_rest(self) -> None:
+        """Keep nothing of feeds that are not ours any more."""
+        held = self._leases.held()
+        self._metrics.hold({lease.feed for lease in held})
+        for token in self._trackers.keys() - {lease.token for lease in held}:
+            del self._trackers[token]
+
     def _forget(self, lease: Lease | None) -> None:
         """Doubt about one feed, or about all: read again what is pending, restore the tracks."""
         self._reader.forget(lease)
@@ -246,6 +307,21 @@ class Pipeline:
             self._trackers.clear()
         else:
             self._trackers.pop(lease.token, None)
+
+
+def _runs(images: list[Image], pixels: int) -> Iterator[list[Image]]:
+    """The pictures in order, in runs of at most so many pixels, one picture at the least."""
+    run: list[Image] = []
+    size = 0
+    for image in images:
+        area = image.shape[0] * image.shape[1]
+        if run and size + area > pixels:
+            yield run
+            run, size = [], 0
+        run.append(image)
+        size += area
+    if run:
+        yield run
 
 
 def _key(delivery: Delivery) -> str:

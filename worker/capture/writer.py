@@ -30,7 +30,8 @@ class Pushed:
     """What became of one frame at the server's door."""
 
     status: Literal["accepted", "refused", "stopped"]
-    """refused: a live frame that the server could not take in time; stopped: we were told to."""
+    """refused: a live frame given up because the server did not take it in time (if only its answer
+    was lost, the books have it all the same); stopped: we were told to."""
     displaced: int = 0
     """Older live frames that nobody had read and that made room for this one."""
 
@@ -67,7 +68,7 @@ class Writer:
         given = {"policy": policy, "depth": depth, "source": source or None}
         self._changes = {name: value for name, value in given.items() if value is not None}
         self.settings: FeedSettings = register(server, feed, **self._changes)
-        self.session = f"{server.now_us():015x}-{secrets.token_hex(4)}"
+        self.session = self._new_session()
 
     def push(self, frame: Frame) -> Pushed:
         """Push one frame of this session, and wait as long as the policy asks for.
@@ -110,6 +111,15 @@ class Writer:
             if time.monotonic() - began > _SAY_SO_S:
                 self._once(self._why_full())
             self._stop.wait(random.uniform(_SHORTEST_WAIT_S, _LONGEST_WAIT_S))
+
+    def _new_session(self) -> str:
+        """Later than the feed's session so far, even where the server's clock has gone back."""
+        began_us = self._server.now_us()
+        before = self._server.command("HGET", self._keys.stats, "session")
+        if before:
+            with contextlib.suppress(ValueError):  # a foreign writer's session
+                began_us = max(began_us, int(text(before).partition("-")[0], 16) + 1)
+        return f"{began_us:015x}-{secrets.token_hex(4)}"
 
     def _too_late(self, began: float) -> bool:
         waited_s = time.monotonic() - began

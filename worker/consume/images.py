@@ -5,10 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from worker.config import MAX_PIXELS
 from worker.errors import EntryError
 from worker.records import Encoding, Frame, Image
-
-MAX_PIXELS = 7680 * 4320
 
 # Start-of-frame markers of the JPEG processes that the decoder knows: baseline, extended and
 # progressive Huffman (ITU-T T.81, table B.1).

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.errors import ServerError, ServerUnavailable
+from worker.errors import ServerError
 from worker.wire.keys import FeedKeys
 from worker.wire.registry import FeedSettings, registered
 from worker.wire.server import Server
@@ -52,6 +52,8 @@ class Leases:
         self._closing = threading.Event()
         self._progressing = progressing
         self._complaints: dict[str, str] = {}
+        self.trouble: ServerError | None = None
+        """Why the leases could not be looked after the last time; None when they could."""
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
 
     def start(self) -> None:
@@ -87,10 +89,14 @@ class Leases:
         while not self._closing.is_set():
             try:
                 self._refresh()
-            except ServerUnavailable as error:
-                log.debug("leases not renewed", why=str(error))
+                self.trouble = None
             except ServerError as error:
-                log.warning("leases not renewed", why=str(error))
+                if self.trouble is None:
+                    log.warning("leases are not renewed", why=str(error))
+                self.trouble = error
+            except Exception:
+                # This thread must not die: without it the worker would seem well and do nothing.
+                log.exception("leases are not renewed")
             self._closing.wait(period_s)
 
     def _refresh(self) -> None:
@@ -128,6 +134,9 @@ class Leases:
         replies = self._server.run_many(
             "lease", [([lease.keys.lease], [verb, lease.token, self._ttl_ms]) for lease in leases]
         )
+        for lease, reply in zip(leases, replies, strict=True):
+            if isinstance(reply, ServerError):
+                log.warning("lease refused", feed=lease.feed, verb=verb, why=str(reply))
         return [lease for lease, reply in zip(leases, replies, strict=True) if reply == 1]
 
     def _complain(self, complaints: dict[str, str]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -17,6 +20,8 @@ log = structlog.get_logger()
 
 _NEW = ">"
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.01
+_REST_S = 1.0
+"""How long a feed is left alone after the server has refused a command on its keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +34,55 @@ class Delivery:
     """The field `frame`; None if the entry has none."""
     gone: bool = False
     """The entry was deleted after it was read: nothing is left but to count it."""
-    redelivered: bool = False
-    """It has been in a worker's hands before."""
     stale: bool = False
     """A live frame that has waited longer than its feed's staleness budget."""
+    attempts: int = 0
+    """How many processes, ours included, have had this frame in hand alone; 0 for a new frame."""
 
     @property
     def feed(self) -> str:
         return self.lease.feed
 
 
+Request = tuple[Lease, str, int]
+"""A feed, the id after which to read (or what is new), and how many frames."""
+
+
 class Reader:
-    """Reads what is pending before what is new, and asks only for what fits into the batch."""
+    """Reads what is pending before what is new, and forms batches that are fair to all feeds."""
 
     def __init__(self, server: Server, leases: Leases) -> None:
         self._server = server
         self._leases = leases
-        # Lease token -> where its next read begins: after an id of what is pending, or what is new.
+        self._me = secrets.token_hex(8)
+        # By lease token, all three. Where the next read begins: after an id, or at what is new.
         self._after: dict[str, str] = {}
+        # Feeds that gave all they were asked for: they may have more.
+        self._busy: set[str] = set()
+        # Feeds that are left alone until then (monotonic seconds).
+        self._resting: dict[str, float] = {}
+        # Read, and not in a batch yet: each idle feed is asked for one frame, whatever the room.
+        self._waiting: deque[Delivery] = deque()
         self._turn = 0
+
+    @property
+    def holds_frames(self) -> bool:
+        """Whether frames were read that no batch has taken yet."""
+        return bool(self._waiting)
 
     def forget(self, lease: Lease | None = None) -> None:
         """After any doubt about what is in hand (of all feeds: None): ask the server again."""
         if lease is None:
             self._after.clear()
+            self._waiting.clear()
         else:
             self._after.pop(lease.token, None)
+            self._waiting = deque(d for d in self._waiting if d.lease.token != lease.token)
+
+    def rest(self, lease: Lease) -> None:
+        """Leave a feed alone for a while, so that its trouble does not take the others' time."""
+        self.forget(lease)
+        self._resting[lease.token] = time.monotonic() + _REST_S
 
     def next_batch(
         self, size: int, wait_s: float, stop: threading.Event, idle_s: float = 0.25
@@ -62,15 +90,20 @@ class Reader:
         """Up to ``size`` deliveries; a feed's own stand in the order of their ids.
 
         The first one starts the timer: the batch leaves when it is full or ``wait_s`` later.
-        Nothing comes back after ``idle_s`` without a frame, so that the caller looks up.
+        Nothing comes back after ``idle_s`` without a frame, so that the caller looks up. Once
+        ``stop`` is set nothing more is read.
 
         A frame that was in hand before comes alone, so that no other shares its fate.
         """
         batch: list[Delivery] = []
-        deadline = time.monotonic() + idle_s
+        deadline = time.monotonic() + (wait_s if self._waiting else idle_s)
         pause_s = _SHORTEST_PAUSE_S
-        while not stop.is_set():
-            leases = self._leases.held()
+        while True:
+            while self._waiting and len(batch) < size:
+                batch.append(self._waiting.popleft())
+            if len(batch) >= size or stop.is_set():
+                return batch
+            leases = self._ready()
             if not batch:
                 pending = self._read_pending(leases)
                 if pending is not None:
@@ -78,15 +111,26 @@ class Reader:
             found = self._read_new(leases, size - len(batch))
             if found and not batch:
                 deadline = time.monotonic() + wait_s
-            batch += found
-            if len(batch) >= size or time.monotonic() >= deadline:
-                break
-            if found:
-                pause_s = _SHORTEST_PAUSE_S
-            else:
+            self._waiting += found
+            if not found:
+                if time.monotonic() >= deadline:
+                    return batch
                 stop.wait(pause_s)
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-        return batch
+
+    def _ready(self) -> list[Lease]:
+        """The leases we hold, another one first each time, without those that rest."""
+        leases = self._leases.held()
+        now = time.monotonic()
+        tokens = {lease.token for lease in leases}
+        self._after = {token: id for token, id in self._after.items() if token in tokens}
+        self._busy &= tokens
+        self._resting = {t: until for t, until in self._resting.items() if until > now}
+        self._turn += 1
+        first = self._turn % len(leases) if leases else 0
+        return [
+            lease for lease in leases[first:] + leases[:first] if lease.token not in self._resting
+        ]
 
     def _read_pending(self, leases: list[Lease]) -> Delivery | None:
         """The next frame that was in hand before, of any feed whose pending frames are not done."""
@@ -94,54 +138,61 @@ class Reader:
             after = self._after.setdefault(lease.token, "0")
             if after == _NEW:
                 continue
-            found = self._read([(lease, after, 1)])
+            found = self._read([(lease, after, 1)])[0]
             if found:
                 self._after[lease.token] = found[0].frame_id
                 return found[0]
-            self._after[lease.token] = _NEW
-        known = {lease.token for lease in leases}
-        for token in self._after.keys() - known:
-            del self._after[token]
+            if found is not None:
+                self._after[lease.token] = _NEW
         return None
 
     def _read_new(self, leases: list[Lease], room: int) -> list[Delivery]:
-        """Up to ``room`` new frames, the same share for each feed, another feed first each time."""
+        """New frames: the busy feeds share the room, and each other feed may give one."""
         ready = [lease for lease in leases if self._after.get(lease.token) == _NEW]
-        if not ready:
-            return []
-        first = self._turn % len(ready)
-        asked = (ready[first:] + ready[:first])[:room]
-        self._turn += len(asked)
-        share, extra = divmod(room, len(asked))
-        return self._read(
-            [(lease, _NEW, share + (1 if i < extra else 0)) for i, lease in enumerate(asked)]
-        )
+        share = max(1, room // max(1, len(self._busy)))
+        requests = [(lease, _NEW, share if lease.token in self._busy else 1) for lease in ready]
+        deliveries: list[Delivery] = []
+        for (lease, _, count), found in zip(requests, self._read(requests), strict=True):
+            if found and len(found) == count:
+                self._busy.add(lease.token)
+            else:
+                self._busy.discard(lease.token)
+            deliveries += found or []
+        return deliveries
 
-    def _read(self, requests: list[tuple[Lease, str, int]]) -> list[Delivery]:
+    def _read(self, requests: list[Request]) -> list[list[Delivery] | None]:
+        """For each request what came; None if the feed cannot be read now."""
+        if not requests:
+            return []
         replies = self._server.run_many(
             "read",
             [
-                ([lease.keys.lease, lease.keys.frames], [lease.token, GROUP, CONSUMER, after, n])
-                for lease, after, n in requests
+                (
+                    [lease.keys.lease, lease.keys.frames, lease.keys.stats],
+                    [lease.token, GROUP, CONSUMER, after, count, self._me],
+                )
+                for lease, after, count in requests
             ],
         )
-        deliveries: list[Delivery] = []
-        for (lease, after, _), reply in zip(requests, replies, strict=True):
-            if isinstance(reply, ServerError):
-                log.warning("feed cannot be read", feed=lease.feed, why=str(reply))
-            elif reply[0] == b"lost":
-                self._leases.lost(lease)
-            else:
-                _, now_ms, entries = reply
-                deliveries += [
-                    _delivery(lease, text(entry_id), flat, now_ms, redelivered=after != _NEW)
-                    for entry_id, flat in entries
-                ]
-        return deliveries
+        return [
+            self._received(lease, reply)
+            for (lease, *_), reply in zip(requests, replies, strict=True)
+        ]
+
+    def _received(self, lease: Lease, reply: Any) -> list[Delivery] | None:
+        if isinstance(reply, ServerError):
+            log.warning("feed cannot be read", feed=lease.feed, why=str(reply))
+            self.rest(lease)
+            return None
+        if reply[0] == b"lost":
+            self._leases.lost(lease)
+            return None
+        _, now_ms, entries, attempts = reply
+        return [_delivery(lease, text(name), flat, now_ms, attempts) for name, flat in entries]
 
 
 def _delivery(
-    lease: Lease, frame_id: str, flat: list[bytes] | None, now_ms: int, *, redelivered: bool
+    lease: Lease, frame_id: str, flat: list[bytes] | None, now_ms: int, attempts: int
 ) -> Delivery:
     age_s = (now_ms - int(frame_id.partition("-")[0])) / 1000
     return Delivery(
@@ -149,6 +200,6 @@ def _delivery(
         frame_id=frame_id,
         body=None if flat is None else fields_of(flat).get(b"frame"),
         gone=flat is None,
-        redelivered=redelivered,
         stale=lease.settings.policy == "live" and age_s > lease.settings.staleness_s,
+        attempts=attempts,
     )

@@ -23,8 +23,15 @@ _ENCODING_CODES = {encoding: code for code, encoding in _ENCODINGS.items()}
 
 
 def time_of_id(entry_id: str) -> datetime:
-    """When the server accepted the stream entry ``milliseconds-counter`` (UTC)."""
-    return _EPOCH + timedelta(milliseconds=int(entry_id.partition("-")[0]))
+    """When the server accepted the stream entry ``milliseconds-counter`` (UTC).
+
+    Raises:
+        EntryError: ``bad-id``, a writer gave the entry an id of its own that is no time.
+    """
+    try:
+        return _EPOCH + timedelta(milliseconds=int(entry_id.partition("-")[0]))
+    except OverflowError:
+        raise EntryError("bad-id", f"the id {entry_id} is not a time in milliseconds") from None
 
 
 def encode_frame(frame: Frame) -> bytes:

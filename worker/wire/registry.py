@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from worker.errors import FeedNameError
+from worker.errors import FeedNameError, SettingsError
 from worker.records import Policy
 from worker.wire.keys import FEEDS, check_feed_name
 from worker.wire.server import Server, text
@@ -43,17 +43,18 @@ def register(server: Server, feed: str, **changes: Any) -> FeedSettings:
 
     Raises:
         FeedNameError: the name breaks the contract's rule.
+        SettingsError: a given setting cannot be used, named.
     """
     check_feed_name(feed)
     known = server.command("HGET", FEEDS, feed)
     before = _parse(known)[0] if known else None
-    if before is None:
-        settings = FeedSettings(**changes)
-    else:
-        kept = before.model_dump()
-        if changes.get("policy", before.policy) != before.policy:
-            kept["depth"] = 0  # a depth that suited the old policy does not suit the new one
+    kept = before.model_dump() if before else {}
+    if before and changes.get("policy", before.policy) != before.policy:
+        kept["depth"] = 0  # a depth that suited the old policy does not suit the new one
+    try:
         settings = FeedSettings(**{**kept, **changes})
+    except ValidationError as error:
+        raise SettingsError(f"feed {feed}: {_first_fault(error)}") from None
     if settings != before:
         server.command("HSET", FEEDS, feed, settings.model_dump_json())
     return settings
@@ -86,6 +87,14 @@ def registered(server: Server) -> tuple[dict[str, FeedSettings], dict[str, str]]
 def _parse(value: bytes) -> tuple[FeedSettings, str | None]:
     try:
         return FeedSettings.model_validate(json.loads(value)), None
-    except (ValidationError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
-        return FeedSettings(), f"its settings cannot be used, defaults serve: {first_line}"
+    except ValidationError as error:
+        why = _first_fault(error)
+    except (ValueError, RecursionError) as error:
+        why = f"not JSON: {error}"
+    return FeedSettings(), f"its settings cannot be used, defaults serve: {why}"
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "settings"
+    return f"{name} = {str(first.get('input'))[:100]!r}: {first['msg']}"

@@ -28,6 +28,20 @@ _SCRIPTS = {
 }
 _DIGESTS = {name: sha1(source.encode()).hexdigest() for name, source in _SCRIPTS.items()}
 
+_NOT_NOW = frozenset(
+    {
+        "NOREPLICAS",
+        "MISCONF",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "BUSY",
+        "LOADING",
+        "READONLY",
+    }
+)
+"""Refusals that pass: too few replicas, a full disk, a failover, a script that runs too long."""
+
 Argument = str | bytes | int | float
 Call = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of one run of a script."""
@@ -75,7 +89,7 @@ class Server:
         """Run a script several times in one round trip.
 
         Returns:
-            One reply for each call, in order; a call that the server refused gives its
+            One reply for each call, in order; a call that the server refused for good gives its
             ServerError as the reply, so that one bad feed does not hide the others' replies.
         """
         with self._translated():
@@ -92,10 +106,15 @@ class Server:
                     missing, self._pipeline(script, [calls[i] for i in missing]), strict=True
                 ):
                     replies[i] = reply
-        return [
+        in_our_words = [
             self._in_our_words(reply) if isinstance(reply, redis.RedisError) else reply
             for reply in replies
         ]
+        for reply in in_our_words:
+            # What the server cannot do now for one key it cannot do for the others.
+            if isinstance(reply, ServerUnavailable):
+                raise reply
+        return in_our_words
 
     def now_ms(self) -> int:
         """The server's clock, in milliseconds since 1970."""
@@ -136,6 +155,8 @@ class Server:
             return ServerUnavailable(f"no answer from a server at {self.name}: {error}")
         if isinstance(error, exceptions.ReadOnlyError):
             return ServerUnavailable(f"the server at {self.name} is a read-only replica")
+        if str(error).partition(" ")[0] in _NOT_NOW:
+            return ServerUnavailable(f"the server at {self.name} cannot do this now: {error}")
         if isinstance(error, exceptions.OutOfMemoryError):
             return ServerFull(f"the server at {self.name} has reached its memory limit")
         return ServerError(f"the server at {self.name} answered: {error}")

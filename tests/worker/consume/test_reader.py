@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.feeds import push_frames, wait_until
+from tests.feeds import frame_of, push_frames, wait_until
 from worker.consume.leases import Leases
 from worker.consume.reader import Delivery, Reader
 from worker.wire.registry import register
@@ -47,7 +47,7 @@ def test_a_feeds_frames_come_in_order_and_no_more_than_fit(
     ids = [delivery.frame_id for batch in batches for delivery in batch]
     assert ids == sorted(ids, key=lambda i: tuple(map(int, i.split("-"))))
     assert len(set(ids)) == 10
-    assert not any(delivery.redelivered for batch in batches for delivery in batch)
+    assert not any(delivery.attempts for batch in batches for delivery in batch)
 
 
 def test_a_batch_is_shared_evenly_between_feeds_with_frames(server: Server, leases: Leases) -> None:
@@ -68,6 +68,42 @@ def test_more_feeds_than_fit_take_turns(server: Server, leases: Leases) -> None:
     own(leases, *names)
     first, second, *_ = drain(Reader(server, leases), size=4)
     assert {d.feed for d in first} | {d.feed for d in second} == set(names)
+
+
+def test_idle_feeds_do_not_take_a_busy_ones_room(server: Server, leases: Leases) -> None:
+    idle = [f"idle-{i}" for i in range(40)]
+    for name in idle:
+        register(server, name)
+    push_frames(server, "busy", 64)
+    own(leases, "busy", *idle)
+    batches = drain(Reader(server, leases), size=8)
+    assert [len(batch) for batch in batches] == [8] * 8
+
+
+def test_what_many_feeds_give_at_once_waits_for_the_next_batch(
+    server: Server, leases: Leases
+) -> None:
+    names = [f"feed-{i}" for i in range(20)]
+    for name in names:
+        push_frames(server, name, 1)
+    own(leases, *names)
+    reader = Reader(server, leases)
+    first = reader.next_batch(8, 0.0, STOP)
+    assert reader.holds_frames
+    stopped = threading.Event()
+    stopped.set()
+    rest = [reader.next_batch(8, 0.0, stopped) for _ in range(2)]
+    assert [len(batch) for batch in [first, *rest]] == [8, 8, 4]
+    assert {d.feed for batch in [first, *rest] for d in batch} == set(names)
+    assert not reader.holds_frames
+
+
+def test_a_batch_waits_for_others_and_no_longer(server: Server, leases: Leases, feed: str) -> None:
+    writer = push_frames(server, feed, 1)
+    own(leases, feed)
+    reader = Reader(server, leases)
+    threading.Timer(0.2, writer.push, (frame_of(writer, 1),)).start()
+    assert len(reader.next_batch(8, 1.5, STOP)) == 2
 
 
 def test_the_timer_starts_at_the_first_frame(server: Server, leases: Leases, feed: str) -> None:
@@ -92,7 +128,7 @@ def test_what_was_in_hand_comes_first_and_alone(server: Server, leases: Leases, 
     reader.forget()
     batches = drain(reader, size=4)
     assert [[d.frame_id for d in batch] for batch in batches[:3]] == [[d.frame_id] for d in in_hand]
-    assert [d.redelivered for batch in batches for d in batch] == [True] * 3 + [False] * 2
+    assert [d.attempts for batch in batches for d in batch] == [1] * 3 + [0] * 2
 
 
 def test_a_body_deleted_while_in_hand_is_told(server: Server, leases: Leases, feed: str) -> None:

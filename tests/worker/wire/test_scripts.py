@@ -34,7 +34,9 @@ class Feed:
     def read(self, after: str = ">", count: int = 10, token: str = TOKEN) -> list[str] | None:
         """Ids read, or None if the lease is not ours."""
         reply = self.server.run(
-            "read", [self.keys.lease, self.keys.frames], [token, GROUP, CONSUMER, after, count]
+            "read",
+            [self.keys.lease, self.keys.frames, self.keys.stats],
+            [token, GROUP, CONSUMER, after, count, "worker-1"],
         )
         return None if reply[0] == b"lost" else [text(entry[0]) for entry in reply[2]]
 
@@ -193,10 +195,13 @@ def test_one_refused_call_does_not_hide_the_others(own: Feed) -> None:
     own.push(0)
     own.server.command("SET", "not-a-stream", "x")
     own.server.command("SET", "lease", TOKEN)
-    arguments = [TOKEN, GROUP, CONSUMER, ">", 1]
+    arguments = [TOKEN, GROUP, CONSUMER, ">", 1, "worker-1"]
     bad, good = own.server.run_many(
         "read",
-        [(["lease", "not-a-stream"], arguments), ([own.keys.lease, own.keys.frames], arguments)],
+        [
+            (["lease", "not-a-stream", "s"], arguments),
+            ([own.keys.lease, own.keys.frames, own.keys.stats], arguments),
+        ],
     )
     assert isinstance(bad, ServerError)
     assert good[0] == b"ok"

@@ -1,24 +1,42 @@
 #!lua flags=allow-oom
 -- Read frames of a feed for the one who holds its lease.
 --
--- KEYS  lease, frames
--- ARGV  token, group, consumer, after, count
--- `after` is '>' for frames that nobody has read, or an id: then the frames in hand after that id.
--- Returns {'lost'}, or {'ok', server time in ms, {{id, {field, value, ...} or nil if gone}, ...}}
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'lost'} end
+-- KEYS  lease, frames, stats
+-- ARGV  token, group, consumer, after, count, worker
+--   after   '>' for frames that nobody has read, or an id: then the frames in hand after that id
+--   worker  names the process that asks
+-- Returns {'lost'}, or {'ok', server time in ms, {{id, {field, value, ...} or nil if gone}, ...},
+-- attempts}. What is in hand is read one by one; attempts is then how many processes, this one
+-- included, have had that frame in hand alone. It rises when a process that had it is no more.
+local token, group, consumer, after, count, worker = unpack(ARGV)
+local frames, stats = KEYS[2], KEYS[3]
+if redis.call('GET', KEYS[1]) ~= token then return {'lost'} end
 
 local function read()
-  return redis.pcall('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'COUNT', ARGV[5],
-    'STREAMS', KEYS[2], ARGV[4])
+  return redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count,
+    'STREAMS', frames, after)
 end
 local reply = read()
 if reply and reply.err then
+  if string.find(reply.err, 'NOGROUP', 1, true) ~= 1 then return reply end
   -- The first read of a feed, or its keys were removed: the group starts at the first frame.
-  redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM')
+  redis.call('XGROUP', 'CREATE', frames, group, '0', 'MKSTREAM')
   reply = read()
 end
 
 local now = redis.call('TIME')
 local entries = {}
 if reply then entries = reply[1][2] end
-return {'ok', now[1] * 1000 + math.floor(now[2] / 1000), entries}
+
+local attempts = 0
+if after ~= '>' and entries[1] then
+  local id = entries[1][1]
+  local alone = redis.call('HMGET', stats, 'alone', 'alone_with', 'attempts')
+  attempts = 1
+  if alone[1] == id then
+    attempts = tonumber(alone[3])
+    if alone[2] ~= worker then attempts = attempts + 1 end
+  end
+  redis.call('HSET', stats, 'alone', id, 'alone_with', worker, 'attempts', attempts)
+end
+return {'ok', now[1] * 1000 + math.floor(now[2] / 1000), entries, attempts}
