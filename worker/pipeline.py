@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import structlog
@@ -12,7 +11,7 @@ from worker.config import WorkerSettings
 from worker.consume.images import decode_picture
 from worker.consume.leases import Lease, Leases
 from worker.consume.reader import Delivery, Reader
-from worker.detect.mtcnn import FaceDetector
+from worker.detect.mtcnn import FaceDetector, runs
 from worker.detect.track import Tracker
 from worker.emotion.align import CHANNELS, crop_faces
 from worker.emotion.classifier import Classifier
@@ -25,9 +24,6 @@ from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_
 from worker.wire.server import Backoff, Server
 
 log = structlog.get_logger()
-
-_PIXELS_AT_ONCE = 8_300_000
-"""Pictures given to the detector in one call, in pixels: four of 1920x1080, one of 3840x2160."""
 
 Opened = tuple[Delivery, Frame, Image]
 
@@ -174,8 +170,8 @@ class Pipeline:
     def _detect(self, images: list[Image]) -> list[Detections]:
         """The faces of each picture. Few large pictures at a time: each call is a sign of life."""
         found: list[Detections] = []
-        for some in _runs(images, _PIXELS_AT_ONCE):
-            found += self._detector.detect(some)
+        for some in runs(images):
+            found += self._detector.detect(images[some])
             self._health.turn()
         return found
 
@@ -307,21 +303,6 @@ class Pipeline:
             self._trackers.clear()
         else:
             self._trackers.pop(lease.token, None)
-
-
-def _runs(images: list[Image], pixels: int) -> Iterator[list[Image]]:
-    """The pictures in order, in runs of at most so many pixels, one picture at the least."""
-    run: list[Image] = []
-    size = 0
-    for image in images:
-        area = image.shape[0] * image.shape[1]
-        if run and size + area > pixels:
-            yield run
-            run, size = [], 0
-        run.append(image)
-        size += area
-    if run:
-        yield run
 
 
 def _key(delivery: Delivery) -> str:

@@ -150,10 +150,10 @@ class FaceDetector:
                 )
         results = [Detections.none()] * len(images)
         large_enough = [i for i, image in enumerate(images) if self._scales(*image.shape[:2])]
-        for chunk in _chunks(images, large_enough):
-            found = self._detect_together([images[i] for i in chunk])
-            for i, faces in zip(chunk, found, strict=True):
-                results[i] = faces
+        chosen = [images[i] for i in large_enough]
+        found = [faces for some in runs(chosen) for faces in self._detect_together(chosen[some])]
+        for i, faces in zip(large_enough, found, strict=True):
+            results[i] = faces
         return results
 
     def _detect_together(self, images: Sequence[Image]) -> list[Detections]:
@@ -252,16 +252,14 @@ def _look(
     return candidates, [np.concatenate(output) for output in zip(*calls, strict=True)]
 
 
-def _chunks(images: Sequence[Image], chosen: Sequence[int]) -> Iterator[list[int]]:
-    """Split the chosen pictures into runs of at most _PIXELS_AT_ONCE pixels, one at least."""
-    chunk: list[int] = []
-    pixels = 0
-    for i in chosen:
-        size = images[i].shape[0] * images[i].shape[1]
-        if chunk and pixels + size > _PIXELS_AT_ONCE:
-            yield chunk
-            chunk, pixels = [], 0
-        chunk.append(i)
+def runs(images: Sequence[Image]) -> Iterator[slice]:
+    """Cut a list of pictures into runs of at most _PIXELS_AT_ONCE pixels, one picture at least."""
+    start = pixels = 0
+    for i, image in enumerate(images):
+        size = image.shape[0] * image.shape[1]
+        if i > start and pixels + size > _PIXELS_AT_ONCE:
+            yield slice(start, i)
+            start, pixels = i, 0
         pixels += size
-    if chunk:
-        yield chunk
+    if images:
+        yield slice(start, len(images))
