@@ -101,14 +101,17 @@ class Pipeline:
 
     def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
         """One outcome for each delivery, in the same order; no entry can raise."""
-        before = {token: tracker.state() for token, tracker in self._trackers.items()}
+        tokens = {delivery.lease.token for delivery in batch}
+        before = {token: self._trackers[token].state() for token in tokens & self._trackers.keys()}
         try:
             return self._analyse(batch)
         except ServerError:
             raise
         except Exception as error:
             # The failed attempt may have moved some tracks on: undo that.
-            self._trackers = {token: Tracker.restore(state) for token, state in before.items()}
+            for token in tokens:
+                self._trackers.pop(token, None)
+            self._trackers |= {token: Tracker.restore(state) for token, state in before.items()}
             if len(batch) > 1:
                 # One of them is to blame: each alone, so that the others pass.
                 log.warning("a batch failed, its frames run alone", why=repr(error))
