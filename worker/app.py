@@ -14,7 +14,6 @@ from typing import Annotated
 import structlog
 import typer
 from prometheus_client import REGISTRY
-from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,10 +25,11 @@ from worker.errors import MienError, SettingsError
 from worker.inference import Provider
 from worker.records import Policy
 from worker.subscribe.events import Gap, events
-from worker.subscribe.watch import Board, line_of
+from worker.subscribe.watch import Board, line_of, plain_console
 from worker.wire.books import read_books
 from worker.wire.codec import event_to_json
-from worker.wire.registry import registered
+from worker.wire.keys import check_feed_name
+from worker.wire.registry import MAX_DEPTH, registered
 from worker.wire.server import Server
 
 app = typer.Typer(
@@ -39,10 +39,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-screen = Console(stderr=True)
+screen = plain_console(stderr=True)
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
+
+
+def _say(message: str) -> None:
+    screen.print(f"mien: {message}", soft_wrap=True)
 
 
 def _stop_on_signals() -> threading.Event:
@@ -83,7 +87,7 @@ def push_command(
         Policy | None, typer.Option(help="Default: lossless for files, live for the rest.")
     ] = None,
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Frames that may wait to be read.")
+        int | None, typer.Option(min=1, max=MAX_DEPTH, help="Frames that may wait to be read.")
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Take at most so many frames a second.")] = None,
     width: Annotated[int | None, typer.Option(help="Scale wider pictures down to this.")] = None,
@@ -100,7 +104,7 @@ def push_command(
     stop = _stop_on_signals()
     last, live = PushReport(), False
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("frames"),
@@ -118,8 +122,7 @@ def push_command(
 
             push(
                 source, feed, redis=redis, policy=policy, depth=depth, fps=fps, width=width,
-                quality=quality, loop=loop, realtime=realtime, stop=stop, progress=show,
-                say=lambda message: screen.print(f"mien: {message}", highlight=False),
+                quality=quality, loop=loop, realtime=realtime, stop=stop, progress=show, say=_say,
             )  # fmt: skip
     finally:
         words = f"{feed}: {last.accepted} frames accepted, to {last.pts_seconds:.2f} s"
@@ -127,7 +130,7 @@ def push_command(
             words += f", {last.displaced} older ones dropped"
         if last.refused:
             words += f", {last.refused} refused"
-        screen.print(words, highlight=False)
+        screen.print(words, soft_wrap=True)
     if stop.is_set() and not (live or loop):
         raise SystemExit(130)
 
@@ -161,6 +164,8 @@ def worker_command(
         threads=threads, min_face=min_face, batch_size=batch_size, metrics_port=metrics_port,
         metrics_host=metrics_host,
     )  # fmt: skip
+    for name in settings.feeds or ():
+        check_feed_name(name)
     _log_to_stderr()
     stop = _stop_on_signals()
     log = structlog.get_logger()
@@ -181,7 +186,7 @@ def worker_command(
     metrics.model("detector", detector.info)
     metrics.model("classifier", classifier.info)
     server = Server(settings.redis)
-    server.now_ms()  # a wrong address is said at once; an outage later on is waited for
+    server.now_us()  # a wrong address is said at once; an outage later on is waited for
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
@@ -216,13 +221,24 @@ def watch_command(
             print(f"mien: {gap.feed}: {count} events trimmed before {gap.before}", file=sys.stderr)
 
     found = events(feed, redis=redis, since=_moment(since), follow=follow, stop=stop, on_gap=on_gap)
+    if feed is not None:
+        _check_registered(Server(redis), feed, wait=follow)
     if json or not sys.stdout.isatty():
         for event in found:
             print(event_to_json(event) if json else line_of(event), flush=True)
         return
-    with Live(board, console=Console(), refresh_per_second=8):
+    with Live(board, console=plain_console(), refresh_per_second=8):
         for event in found:
             board.add(event)
+
+
+def _check_registered(server: Server, feed: str, *, wait: bool) -> None:
+    """A feed that is not there yet can be waited for; otherwise it is a mistake."""
+    if feed not in registered(server)[0]:
+        if not wait:
+            raise MienError(f"no feed {feed} is registered at {server.name}")
+        _say(f"waiting: no feed {feed} is registered at {server.name} yet")
+    server.close()
 
 
 @app.command("feeds")
@@ -252,11 +268,13 @@ def feeds_command(redis: Redis = DEFAULT_REDIS) -> None:
             f"{books.oldest_age_s:.1f} s",
             "yes" if books.owned else "none",
         )
+        if not books.balanced:
+            complaints[name] = "its books do not balance: somebody else deleted frames"
     # A pipe has no width: nothing is cut short for it.
-    out = Console() if sys.stdout.isatty() else Console(width=500)
+    out = plain_console(width=None if sys.stdout.isatty() else 500)
     out.print(table if feeds else "no feeds yet")
     for name, complaint in complaints.items():
-        screen.print(f"mien: {name!a}: {complaint}", highlight=False)
+        _say(f"{name!a}: {complaint}")
 
 
 @app.command("demo")
@@ -287,7 +305,7 @@ def _moment(since: str) -> str | datetime:
     """A time if it reads as one (local unless it says otherwise), else the text as it is."""
     try:
         return since if since.isdigit() else datetime.fromisoformat(since).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         return since
 
 
@@ -301,7 +319,7 @@ def main() -> None:
     try:
         app()
     except MienError as error:
-        screen.print(f"mien: {error}", highlight=False, markup=False, soft_wrap=True)
+        _say(str(error))
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

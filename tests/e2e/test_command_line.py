@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,30 +14,12 @@ import av
 import pytest
 
 from tests.doubles import running_worker
+from tests.e2e.processes import ROOT, SAMPLE, mien, one_sentence
 from tests.feeds import push_frames, wait_until
 from worker.wire.books import read_books
+from worker.wire.keys import FEEDS
+from worker.wire.registry import registered
 from worker.wire.server import Server
-
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = str(ROOT / "worker" / "sample" / "faces.mp4")
-
-
-def mien(*words: str, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "worker.app", *words],
-        check=False, capture_output=True, text=True, timeout=timeout,
-        **options,  # type: ignore[call-overload]
-    )  # fmt: skip
-
-
-def one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """It failed with one sentence on stderr that names each of ``parts``, and no traceback."""
-    assert done.returncode not in (0, -11), done.stderr
-    assert "Traceback" not in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("mien: ")]
-    assert len(said) == 1, done.stderr
-    for part in parts:
-        assert part in said[0]
 
 
 @pytest.fixture
@@ -87,22 +69,6 @@ def test_the_main_job(server: Server, server_url: str, worker: subprocess.Popen[
     assert "worker stopped" in log
 
 
-def test_the_demo_ends_by_itself_with_its_summary_and_video(tmp_path: Path) -> None:
-    out = tmp_path / "out.mp4"
-    done = mien("demo", "--annotate", str(out))
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.partition("summary")[2].splitlines()
-    pairs = (re.split(r"\s{2,}", line.strip()) for line in lines)
-    summary = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
-    assert summary["frames offered"] == summary["published"] == "350"
-    assert {"dropped", "faces", "frames/s", "latency p50", "latency p95"} <= set(summary)
-    with av.open(str(out)) as video, av.open(SAMPLE) as sample:
-        drawn = [frame.to_ndarray(format="rgb24", threads=1) for frame in video.decode(video=0)]
-        plain = next(sample.decode(video=0)).to_ndarray(format="rgb24", threads=1)
-    assert len(drawn) == 350
-    assert (abs(drawn[0].astype(int) - plain) > 60).any(axis=2).sum() > 300, "boxes are drawn"
-
-
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -112,16 +78,23 @@ def test_the_demo_ends_by_itself_with_its_summary_and_video(tmp_path: Path) -> N
         (["push", SAMPLE, "--feed", "a\tb"], ["'a\\tb'"]),
         (["push", SAMPLE, "--feed", "a", "--quality", "0"], ["quality"]),
         (["push", SAMPLE, "--feed", "a", "--fps", "-1"], ["fps"]),
+        (["push", SAMPLE, "--feed", "[/x]"], ["'[/x]'"]),
+        (["push", "[/x].mp4", "--feed", "a"], ["[/x].mp4"]),
         (["push", "77", "--feed", "a"], ["camera", "77"]),
         (["push", SAMPLE, "--feed", "a", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1"]),
         (["worker", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1"]),
         (["worker", "--model", "missing.onnx"], ["missing.onnx"]),
         (["worker", "--model", __file__], [Path(__file__).name]),
         (["worker", "--model", str(ROOT / "worker/detect/onet.onnx")], ["onet.onnx"]),
+        (["worker", "--feed", "a b"], ["'a b'", "feed's name"]),
         (["worker", "--min-face", "3"], ["min_face", "3"]),
         (["watch", "--since", "yesterday"], ["since", "yesterday"]),
+        (["watch", "--since", "0001-01-01"], ["since", "0001-01-01"]),
+        (["watch", "a b"], ["'a b'"]),
+        (["watch", "nosuch", "--no-follow"], ["no feed nosuch is registered"]),
         (["watch", "--redis", "redis://127.0.0.1:1"], ["127.0.0.1:1"]),
         (["feeds", "--redis", "127.0.0.1"], ["URL"]),
+        (["feeds", "--redis", "redis://127.0.0.1:1?decode_responses=true"], ["ssl_ca_certs"]),
         (["demo", "--video", "nowhere.mp4"], ["nowhere.mp4"]),
         (["demo", "--model", "missing.onnx"], ["missing.onnx"]),
     ],
@@ -130,6 +103,54 @@ def test_mistakes_get_one_sentence(server_url: str, words: list[str], parts: lis
     if words[0] in ("push", "watch") and "--redis" not in words:
         words = [*words, "--redis", server_url]
     one_sentence(mien(*words), *parts)
+
+
+def test_a_depth_beyond_the_registrys_is_refused(server_url: str) -> None:
+    done = mien("push", SAMPLE, "--feed", "a", "--depth", "200000", "--redis", server_url)
+    assert done.returncode == 2
+    assert "--depth" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_are_shown_as_they_are(server: Server, server_url: str, tmp_path: Path) -> None:
+    """What looks like Rich's markup or an emoji's code, and what is no text at all."""
+    file = bytes(tmp_path) + b"/\xff[red] :smile:.mp4"
+    shutil.copy(SAMPLE, file)
+    pushed = mien("push", file, "--feed", "a", "--redis", server_url, "--depth", "1000")
+    assert pushed.returncode == 0, pushed.stderr
+    assert registered(server)[0]["a"].source == "\\udcff[red] :smile:.mp4"
+    absent = mien("push", file + b"4", "--feed", "a", "--redis", server_url)
+    one_sentence(absent, "[red] :smile:.mp44")
+
+    server.command("HSET", FEEDS, "[/x]", "{}", "b", '{"policy": "[/y]"}')
+    listed = mien("feeds", "--redis", server_url)
+    assert listed.returncode == 0, listed.stderr
+    assert "'[/x]'" in listed.stderr
+    assert "[/y]" in listed.stderr
+
+
+def test_watch_tells_that_it_waits_for_a_feed(server: Server, server_url: str, feed: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker.app", "watch", feed, "--json", "--redis", server_url],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as watch:  # fmt: skip
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        assert f"no feed {feed} is registered" in watch.stderr.readline()
+        push_frames(server, feed, 1)
+        with running_worker(server_url):
+            assert json.loads(watch.stdout.readline())["feed"] == feed
+        watch.terminate()
+        assert watch.stderr.read() == ""
+
+
+def test_feeds_says_when_somebody_has_spoilt_the_books(
+    server: Server, server_url: str, feed: str
+) -> None:
+    push_frames(server, feed, 3)
+    assert mien("feeds", "--redis", server_url).stderr == ""
+    server.command("XTRIM", f"mien:{{{feed}}}:frames", "MAXLEN", 1)
+    assert "do not balance" in mien("feeds", "--redis", server_url).stderr
 
 
 def test_a_truncated_file_is_pushed_as_far_as_it_goes(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
 from worker.capture.encode import check_quality, encode_jpeg
-from worker.capture.sampling import fit, sample
+from worker.capture.sampling import check_fps, check_width, fit, sample
 from worker.capture.sources import Source, open_source
 from worker.capture.writer import Writer
-from worker.config import DEFAULT_REDIS
 from worker.errors import SettingsError
 from worker.records import Encoding, Frame, Picture, Policy
 from worker.wire.server import Server
@@ -38,7 +38,7 @@ def push(
     source: str,
     feed: str,
     *,
-    redis: str = DEFAULT_REDIS,
+    redis: str | None = None,
     policy: Policy | None = None,
     depth: int | None = None,
     fps: float | None = None,
@@ -54,6 +54,7 @@ def push(
     """Push a video file, a folder of images, a camera (its index) or a URL to ``feed``.
 
     Args:
+        redis: the server's URL; None for what ``MIEN_REDIS`` says, or the default.
         policy: ``live`` or ``lossless``; None for lossless with files and live with the rest.
         depth: how many frames may wait to be read; None for the policy's default.
         fps: take at most so many pictures a second of the source's own time.
@@ -71,14 +72,15 @@ def push(
         FeedNameError, SettingsError, ServerUnavailable, SessionSuperseded: as their names say.
     """
     check_quality(quality)
-    if fps is not None and not fps > 0:
-        raise SettingsError(f"fps must be more than 0, not {fps}")
-    if width is not None and width < 1:
-        raise SettingsError(f"width must be at least 1 pixel, not {width}")
+    if fps is not None:
+        check_fps(fps)
+    if width is not None:
+        check_width(width)
     stop = stop or threading.Event()
     server = Server(redis)
     try:
-        with open_source(source) as opened:
+        with ExitStack() as held:
+            opened = held.enter_context(open_source(source))
             if loop and opened.live:
                 raise SettingsError(f"{opened.name} is live: it has no end at which to loop")
             writer = Writer(
@@ -93,7 +95,7 @@ def push(
             report = PushReport()
             began = datetime.now(UTC)
             began_clock = time.monotonic()
-            pictures = _rounds(source, opened) if loop else opened.pictures()
+            pictures = _rounds(source, opened, held) if loop else opened.pictures()
             for picture in sample(pictures, fps) if fps else pictures:
                 seconds = float(picture.pts * picture.time_base)
                 if realtime and not opened.live:
@@ -132,10 +134,12 @@ def push(
         server.close()
 
 
-def _rounds(source: str, first: Source) -> Iterator[Picture]:
-    """The source's pictures again and again, their pts running on from round to round."""
+def _rounds(source: str, opened: Source, held: ExitStack) -> Iterator[Picture]:
+    """The source's pictures again and again, their pts running on from round to round.
+
+    ``held`` holds the source that is open, one at a time.
+    """
     shift = Fraction(0)
-    opened = first
     while True:
         last = step = Fraction(0)
         for picture in opened.pictures():
@@ -144,6 +148,5 @@ def _rounds(source: str, first: Source) -> Iterator[Picture]:
             yield replace(picture, pts=picture.pts + round(shift / picture.time_base))
         # The round's last picture stands as long as the one before it.
         shift += last + (step or Fraction(1))
-        if opened is not first:
-            opened.close()
-        opened = open_source(source)
+        held.close()
+        opened = held.enter_context(open_source(source))

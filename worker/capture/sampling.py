@@ -13,6 +13,18 @@ from worker.errors import SettingsError
 from worker.records import Image, Picture
 
 
+def check_fps(fps: float) -> None:
+    """Refuse a sampling rate before the source is opened: SettingsError unless it is above 0."""
+    if not (fps > 0 and math.isfinite(fps)):
+        raise SettingsError(f"fps, the sampling rate, must be above 0, not {fps:g}")
+
+
+def check_width(width: int) -> None:
+    """Refuse a width before the source is opened: SettingsError if it is below 1."""
+    if width < 1:
+        raise SettingsError(f"the width must be at least 1 pixel, not {width}")
+
+
 def sample(pictures: Iterable[Picture], fps: float) -> Iterator[Picture]:
     """Keep the first picture at or after each tick of 1/``fps`` seconds; repeat none.
 
@@ -23,8 +35,7 @@ def sample(pictures: Iterable[Picture], fps: float) -> Iterator[Picture]:
     Raises:
         SettingsError: ``fps`` is not above 0.
     """
-    if not (fps > 0 and math.isfinite(fps)):
-        raise SettingsError(f"the sampling rate must be above 0, not {fps:g}")
+    check_fps(fps)
     return _on_ticks(pictures, Fraction(fps).limit_denominator(100_000))
 
 
@@ -44,8 +55,7 @@ def fit(image: Image, width: int) -> Image:
     Raises:
         SettingsError: ``width`` is below 1.
     """
-    if width < 1:
-        raise SettingsError(f"the width must be at least 1 pixel, not {width}")
+    check_width(width)
     old_height, old_width = image.shape[:2]
     if width >= old_width:
         return image

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from worker.capture.base import Source
 from worker.capture.camera import open_camera
 from worker.capture.stills import SUFFIXES, open_stills
 from worker.capture.video import open_file, open_url
 from worker.errors import SourceError
+from worker.wire.addresses import without_secrets
 
 __all__ = ["Source", "open_source"]
 
@@ -34,10 +34,20 @@ def open_source(
         SourceError: there is no such source, or it cannot be read as pictures.
         SettingsError: ``image_rate`` is not above 0.
     """
+    opened = _open(source, rtsp_transport, timeout_s, image_rate)
+    # A file's name may be any bytes; the label that the registry keeps is text.
+    opened.name = opened.name.encode("utf-8", "backslashreplace").decode()
+    return opened
+
+
+def _open(source: str, rtsp_transport: str, timeout_s: float, image_rate: float) -> Source:
     if camera := _CAMERA.fullmatch(source):
         return open_camera(int(camera[1]))
     if "://" in source:
-        name = _without_secrets(source)
+        try:
+            name = without_secrets(source)
+        except ValueError as error:
+            raise SourceError(f"the source's URL {error}") from None
         return open_url(source, name=name, rtsp_transport=rtsp_transport, timeout_s=timeout_s)
 
     path = Path(source)
@@ -48,15 +58,3 @@ def open_source(
     if path.suffix.lower() in SUFFIXES:
         return open_stills(path, rate=image_rate)
     return open_file(path)
-
-
-def _without_secrets(url: str) -> str:
-    """The URL without user, password, query and fragment: cameras take passwords in queries too."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # refuses "user:a/b@host", whose password would be taken for a path
-    except ValueError:
-        raise SourceError(
-            "the source is not a valid URL (in a password, write / as %2F, @ as %40, # as %23)"
-        ) from None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

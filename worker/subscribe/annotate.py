@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +16,7 @@ import numpy as np
 from worker.errors import SettingsError
 from worker.records import Face, FrameEvent, Image
 
+_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v")
 _TIME_BASE = Fraction(1, 90_000)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # RGB, told apart by people who do not see red and green apart (Okabe and Ito 2008).
@@ -82,28 +86,33 @@ def _draw_bars(canvas: Image, shown: dict[str, float], x: int, y: int, scale: fl
 
 
 class AnnotatedVideo:
-    """Writes pictures as H.264 into a file whose format its name tells. A context manager."""
+    """Writes pictures as H.264 into a file whose format its name tells. A context manager.
+
+    Nothing is written before the first picture.
+
+    Raises (all methods):
+        SettingsError: the file cannot be written, its name does not end as H.264 needs it, or the
+            first picture is smaller than 2x2.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises SettingsError if the file cannot be written or its name has no known format."""
         self._path = path
-        try:
-            self._container = av.open(str(path), "w")
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise SettingsError(f"cannot write a video to {path}: {error}") from None
-        self._stream: av.VideoStream | None = None
+        if path.suffix.lower() not in _SUFFIXES:
+            raise self._refused(f"its name must end in {', '.join(_SUFFIXES)}")
+        if not path.parent.is_dir():
+            raise self._refused(f"there is no folder {path.parent}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise self._refused("that is not permitted")
+        with self._translated():
+            # The prefix keeps FFmpeg from reading a protocol into a name with a colon.
+            self._container = av.open(f"file:{path}", "w")
+            self._stream = self._container.add_stream("libx264", rate=30)
         self._last_pts = -1
 
     def add(self, image: Image, seconds: float) -> None:
         """Append one picture, shown from ``seconds`` on. The first one sets the size."""
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=30)
-            # H.264 in 4:2:0 needs even sides.
-            self._stream.height, self._stream.width = (side // 2 * 2 for side in image.shape[:2])
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.time_base = _TIME_BASE
-            self._stream.codec_context.time_base = _TIME_BASE
-            self._stream.options = {"crf": "20", "preset": "veryfast"}
+        if self._last_pts < 0:
+            self._set_up(*image.shape[:2])
         if image.shape[:2] != (self._stream.height, self._stream.width):
             size = (self._stream.width, self._stream.height)
             image = cv2.resize(image, size).astype(np.uint8, copy=False)
@@ -113,12 +122,34 @@ class AnnotatedVideo:
         frame.pts = max(self._last_pts + 1, round(seconds / _TIME_BASE))
         frame.time_base = _TIME_BASE
         self._last_pts = frame.pts
-        self._container.mux(self._stream.encode(frame))
+        with self._translated():
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        with self._translated():
+            if self._last_pts >= 0:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+    def _set_up(self, height: int, width: int) -> None:
+        if height < 2 or width < 2:
+            raise self._refused(f"a picture of {width}x{height} is too small for H.264")
+        # H.264 in 4:2:0 needs even sides.
+        self._stream.height, self._stream.width = height // 2 * 2, width // 2 * 2
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = _TIME_BASE
+        self._stream.codec_context.time_base = _TIME_BASE
+        self._stream.options = {"crf": "20", "preset": "veryfast"}
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._refused(getattr(error, "strerror", None) or str(error)) from None
+
+    def _refused(self, why: str) -> SettingsError:
+        return SettingsError(f"cannot write a video to {self._path}: {why}")
 
     def __enter__(self) -> AnnotatedVideo:
         return self

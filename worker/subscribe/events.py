@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from worker.config import DEFAULT_REDIS
 from worker.errors import ServerUnavailable, SettingsError
 from worker.records import FrameEvent
 from worker.wire.codec import decode_event
@@ -52,7 +51,7 @@ class _Cursor:
 def events(
     feed: str | None = None,
     *,
-    redis: str = DEFAULT_REDIS,
+    redis: str | None = None,
     since: Since = "now",
     follow: bool = True,
     stop: threading.Event | None = None,
@@ -64,6 +63,7 @@ def events(
     were, keep the last event that you have dealt with and pass it as ``since``.
 
     Args:
+        redis: the server's URL; None for what ``MIEN_REDIS`` says, or the default.
         follow: wait for new events; otherwise end after what is there.
         stop: set it from elsewhere to end the iteration within a quarter of a second.
         on_gap: told of events that retention had trimmed; a warning is logged if it is None.
@@ -181,7 +181,8 @@ class _Subscription:
         if since == "start":
             return _Cursor("0-0", 0)
         if isinstance(since, datetime):
-            after = f"{int(since.timestamp() * 1000) - 1}-{2**64 - 1}"
+            before_ms = int(since.timestamp() * 1000) - 1
+            after = f"{before_ms}-{2**64 - 1}" if before_ms >= 0 else "0-0"
         else:
             after = since if "-" in since else f"{since}-0"
         oldest = self._server.command("XRANGE", events, "-", "+", "COUNT", 1)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from worker.records import Face, FrameEvent
 
+# By name, so that they follow the terminal's own theme; those of annotate are drawn into pictures.
 _COLOURS = {
     "happy": "yellow",
     "surprise": "magenta",
@@ -28,6 +29,11 @@ _WIDE = 110
 """Columns of a terminal from which each probability gets a bar of three cells, not of one."""
 _WINDOW_S = 5.0
 _ROWS = 24
+
+
+def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows text as it is: a name may look like Rich's markup or an emoji's code."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 class Board:
@@ -49,7 +55,8 @@ class Board:
 
     def trimmed(self, missing: int | None) -> None:
         """Retention has trimmed events before they could be shown."""
-        self._trimmed += missing or 1
+        with self._lock:
+            self._trimmed += missing or 1
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:

@@ -13,6 +13,7 @@ from worker.records import Policy
 from worker.wire.keys import FEEDS, check_feed_name
 from worker.wire.server import Server, text
 
+MAX_DEPTH = 100_000
 DEFAULT_DEPTH: dict[Policy, int] = {"live": 8, "lossless": 64}
 
 
@@ -23,7 +24,7 @@ class FeedSettings(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     policy: Policy = "live"
-    depth: int = Field(default=0, ge=0, le=100_000)
+    depth: int = Field(default=0, ge=0, le=MAX_DEPTH)
     """How many frames may wait to be read; 0 stands for the policy's default."""
     staleness_s: float = Field(default=2.0, gt=0)
     """A live frame that has waited longer than this is skipped. Not used for lossless feeds."""

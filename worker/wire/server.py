@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from hashlib import sha1
 from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from worker.errors import ServerError, ServerFull, ServerUnavailable, SettingsError
+from worker.wire.addresses import server_name, server_url
 
 _SCRIPTS = {
     path.name.removesuffix(".lua"): path.read_text()
@@ -56,8 +56,14 @@ class Server:
         ServerError: anything else that the server refused.
     """
 
-    def __init__(self, url: str) -> None:
-        self.name = _without_password(url)
+    def __init__(self, url: str | None = None) -> None:
+        """``url``: None for the server that ``MIEN_REDIS`` names, or the default one.
+
+        Raises:
+            SettingsError: it is not a server's URL.
+        """
+        url = server_url(url)
+        self.name = server_name(url)
         try:
             self._client = redis.Redis.from_url(
                 url,
@@ -115,10 +121,6 @@ class Server:
             if isinstance(reply, ServerUnavailable):
                 raise reply
         return in_our_words
-
-    def now_ms(self) -> int:
-        """The server's clock, in milliseconds since 1970."""
-        return self.now_us() // 1000
 
     def now_us(self) -> int:
         """The server's clock, in microseconds since 1970."""
@@ -187,13 +189,3 @@ def text(reply: bytes | str) -> str:
 def fields_of(flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
     """Field -> value of a stream entry as the protocol sends it: [field, value, field, ...]."""
     return dict(zip(flat[::2], flat[1::2], strict=False))
-
-
-def _without_password(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "the given address"
-    return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else url

@@ -89,6 +89,36 @@ def test_stopping_a_push_that_waits_for_room(server: Server, server_url: str, fe
     assert read_books(server, feed).offered == 3
 
 
+def test_a_loop_holds_one_source_at_a_time_and_none_at_its_end(
+    server: Server, server_url: str, feed: str, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(Path(SAMPLE).read_bytes())
+    stop = threading.Event()
+    held: list[int] = []
+
+    def open_files() -> int:
+        return sum(clip.samefile(link) for link in Path("/proc/self/fd").iterdir() if link.exists())
+
+    def progress(report: PushReport, source: object) -> None:
+        held.append(open_files())
+        after(25, stop)(report, source)
+
+    push(
+        str(clip), feed, redis=server_url, depth=1000, loop=True, fps=0.7, width=64, stop=stop,
+        progress=progress,
+    )  # fmt: skip
+    assert set(held) == {1}
+    assert open_files() == 0
+
+
+def test_the_server_that_the_environment_names(
+    server: Server, server_url: str, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIEN_REDIS", server_url)
+    assert push(SAMPLE, feed, fps=1, depth=100).accepted == read_books(server, feed).offered == 14
+
+
 def test_each_accepted_frame_is_handed_on(server: Server, server_url: str, feed: str) -> None:
     seen: list[Frame] = []
     push(SAMPLE, feed, redis=server_url, depth=1000, fps=2, on_frame=seen.append)
@@ -100,15 +130,19 @@ def test_each_accepted_frame_is_handed_on(server: Server, server_url: str, feed:
     [
         ({"fps": 0}, "fps"),
         ({"fps": -2}, "fps"),
+        ({"fps": float("inf")}, "fps"),
         ({"width": 0}, "width"),
+        ({"policy": "sometimes"}, "policy"),
+        ({"depth": 200_000}, "depth"),
         ({"quality": 101}, "qual"),
     ],
 )
 def test_options_that_make_no_sense_are_named(
-    server_url: str, feed: str, options: dict[str, float], name: str
+    server: Server, server_url: str, feed: str, options: dict[str, object], name: str
 ) -> None:
     with pytest.raises(SettingsError, match=name):
         push(SAMPLE, feed, redis=server_url, **options)  # type: ignore[arg-type]
+    assert registered(server) == ({}, {})
 
 
 def test_nothing_is_registered_for_a_source_that_is_not_there(

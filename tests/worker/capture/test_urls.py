@@ -17,8 +17,9 @@ import pytest
 from tests.worker.capture.conftest import Clips, draw, read
 from tests.worker.capture.rtsp import RtspServer, packetize
 from worker.capture import camera
-from worker.capture.sources import _without_secrets, open_source
+from worker.capture.sources import open_source
 from worker.errors import SourceError
+from worker.wire.addresses import without_secrets
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -108,12 +109,12 @@ def test_a_server_that_never_answers(scheme: str) -> None:
     ],
 )
 def test_names_keep_no_secrets(url: str, name: str) -> None:
-    assert _without_secrets(url) == name
+    assert without_secrets(url) == name
 
 
 @pytest.mark.parametrize("url", ["rtsp://admin:a/secret@cam/live", "rtsp://admin:a#secret@cam/x"])
 def test_a_password_that_breaks_the_url_is_not_repeated(url: str) -> None:
-    with pytest.raises(SourceError, match="not a valid URL") as caught:
+    with pytest.raises(SourceError, match="URL is not valid") as caught:
         open_source(url)
     assert "secret" not in str(caught.value)
 

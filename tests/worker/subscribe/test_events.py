@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import pytest
@@ -77,6 +77,24 @@ def test_from_now_on_and_feeds_that_come_later(
     assert not thread.is_alive()
     assert sorted(seen) == [("new", 1), ("new", 2), ("old", 4), ("old", 5)]
     assert found is not None
+
+
+@pytest.mark.parametrize("year", [1, 1969, 1970])
+def test_from_a_time_before_all_events(
+    server: Server, server_url: str, worker: Running, feed: str, year: int
+) -> None:
+    publish(server, feed, 2)
+    since = datetime(year, 1, 1, tzinfo=UTC)
+    every = list(events(feed, redis=server_url, since=since, follow=False))
+    assert [event.sequence for event in every] == [0, 1]
+
+
+def test_the_server_that_the_environment_names(
+    server: Server, server_url: str, worker: Running, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, feed, 2)
+    monkeypatch.setenv("MIEN_REDIS", server_url)
+    assert len(list(events(feed, since="start", follow=False))) == 2
 
 
 def test_what_retention_trimmed_is_counted(

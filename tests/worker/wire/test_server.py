@@ -57,7 +57,7 @@ def test_a_foreign_clients_registry_entries_are_named_and_do_no_harm(server: Ser
 def test_no_server_there_is_one_sentence_without_the_password() -> None:
     server = Server("redis://operator:secret@127.0.0.1:1/0")
     with pytest.raises(ServerUnavailable, match=r"redis://127\.0\.0\.1:1/0") as error:
-        server.now_ms()
+        server.now_us()
     assert "secret" not in str(error.value)
 
 
@@ -66,8 +66,45 @@ def test_what_is_not_a_url_is_named() -> None:
         Server("127.0.0.1:6379")
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://:s3cret@db:6379/2", "redis://db:6379/2"),
+        ("redis://me:s3@cret@db", "redis://db"),
+        ("rediss://me:s3cret@db?ssl_cert_reqs=none", "rediss://db"),
+        ("unix://me:s3cret@/run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_servers_name_keeps_no_secrets(url: str, name: str) -> None:
+    assert Server(url).name == name
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "default:s3cret@db:6379",
+        "redis://:s3#cret@db",
+        "redis://me:s3/cret@db",
+        "redis://me:12/s3cret@db",
+        "redis://:12#s3cret@db",
+        "redis://me:12?s3cret@db",
+        "redis://me:s3cret@db?foo=1",
+        "redis://me:s3cret@db?protocol=3",
+        "redis://me:s3cret@db?ssl_cert_reqs=none",
+        "rediss://me:s3cret@db?decode_responses=true",
+        "http://me:s3cret@db",
+        "redis://me:s3cret@[db",
+    ],
+)
+def test_a_url_that_will_not_do_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="URL") as error:
+        Server(url)
+    for part in ("s3", "cret", "me:", "12"):
+        assert part not in str(error.value)
+
+
 def test_a_wrong_password_is_not_an_outage(server_url: str) -> None:
     server = Server(server_url.replace("redis://", "redis://nobody:wrong@"))
     with pytest.raises(ServerError, match="name or password") as error:
-        server.now_ms()
+        server.now_us()
     assert not isinstance(error.value, ServerUnavailable)
