@@ -130,7 +130,8 @@ def push_command(
             words += f", {last.displaced} older ones dropped"
         if last.refused:
             words += f", {last.refused} refused"
-        screen.print(words, soft_wrap=True)
+        if last.read or stop.is_set():
+            screen.print(words, soft_wrap=True)
     if stop.is_set() and not (live or loop):
         raise SystemExit(130)
 

@@ -191,6 +191,8 @@ def demo(
             reading.finish()
             seen.stop.clear()
             seen.read(follow=False)  # what came since its last look
+        if pushing.error and not books.offered:
+            raise pushing.error  # there is nothing to sum up
         own = [event for event in seen.events if event.session == job.session]
         _summary(console, books, own, source is None)
         if video:
