@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
-    """URL of an embedded Valkey that lives as long as the test session."""
+    """URL of an embedded Valkey that lives as long as the test session.
+
+    MIEN_TEST_REDIS names another server to test against; its data is flushed again and again.
+    """
+    if given := os.environ.get("MIEN_TEST_REDIS"):
+        yield given
+        return
     with ValkeyServer() as server:
         yield f"redis://127.0.0.1:{server.port}"
 
