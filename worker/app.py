@@ -191,8 +191,10 @@ def worker_command(
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
+    loop = pipeline.Pipeline(server, detector, classifier, settings, metrics, state)
+    loop.try_models()
     state.watch()
-    pipeline.Pipeline(server, detector, classifier, settings, metrics, state).run(stop)
+    loop.run(stop)
     log.info("worker stopped")
 
 

@@ -13,13 +13,14 @@ from worker.consume.leases import Lease, Leases
 from worker.consume.reader import Delivery, Reader
 from worker.detect.mtcnn import FaceDetector, runs
 from worker.detect.track import Tracker
-from worker.emotion.align import CHANNELS, crop_faces
+from worker.emotion.align import crop_faces
 from worker.emotion.classifier import Classifier
 from worker.errors import EntryError, ModelError, ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
-from worker.publish.settle import Outcome, settle
+from worker.publish.settle import Outcome, Settled, settle
 from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
+from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_id
 from worker.wire.server import Backoff, Server
 
@@ -60,18 +61,19 @@ class Pipeline:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; then settle what is in hand and release the leases.
 
+        Call :meth:`try_models` before: it warms them up, and without models no feed is to be taken.
+
         Raises:
-            ModelError: the models fail on pictures that they must be able to analyse. What is in
-                hand stays pending, for a worker whose models work.
+            ModelError: the models fail on what they must be able to analyse. What is in hand stays
+                pending, for a worker whose models work; a frame that was alone in hand has had one
+                of its ``max_attempts``.
         """
         backoff = Backoff()
-        # Before the first lease: it warms them up, and a worker without models takes no feed.
-        self._try_models()
         self._health.turn()
         self._leases.start()
         said = ""
         try:
-            while not stop.is_set() or self._reader.holds_frames:
+            while not stop.is_set():
                 self._health.turn()
                 try:
                     if trouble := self._leases.trouble:
@@ -116,22 +118,30 @@ class Pipeline:
                 # One of them is to blame: each alone, so that the others pass.
                 log.warning("a batch failed, its frames run alone", why=repr(error))
                 return [outcome for one in batch for outcome in self._outcomes([one])]
-            self._try_models()
+            opened = self._open(batch[0])
+            self.try_models(() if isinstance(opened, Outcome) else opened[2].shape[:2])
             log.exception("a frame cannot be analysed", feed=batch[0].feed, id=batch[0].frame_id)
             return [_dead(batch[0], EntryError("analysis-failed", repr(error)))]
 
-    def _try_models(self) -> None:
-        """Run the models on a blank picture. A frame is to blame for a failure only if that works.
+    def try_models(self, shape: tuple[int, ...] = ()) -> None:
+        """Run the models on a portrait in a picture of at least ``shape`` (height, width).
+
+        A frame is to blame for a failure only if its like can be analysed.
 
         Raises:
-            ModelError: it does not.
+            ModelError: it cannot.
         """
+        portrait = portrait_with_face(2 * self._settings.min_face)
+        height, width = np.maximum(portrait.shape[:2], shape or (0, 0))
+        picture = np.zeros((height, width, 3), np.uint8)
+        picture[: portrait.shape[0], : portrait.shape[1]] = portrait
         try:
-            self._detector.detect([np.zeros((96, 96, 3), np.uint8)])
-            size, channels = self._classifier.size, CHANNELS[self._classifier.colour]
-            self._classifier.classify(np.zeros((1, size, size, channels), np.uint8))
+            (faces,) = self._detector.detect([picture])
+            probabilities = self._classify([self._crop(picture, faces)])
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
+        if not len(probabilities):
+            raise ModelError("the models do not work here: no face is found in a portrait")
 
     def _analyse(self, batch: list[Delivery]) -> list[Outcome]:
         timed = self._metrics.timed
@@ -149,15 +159,7 @@ class Pipeline:
             found = self._detect([image for _, _, image in opened])
         with timed("crop"):
             crops = [
-                crop_faces(
-                    image,
-                    faces.boxes,
-                    size=self._classifier.size,
-                    margin=self._classifier.margin,
-                    colour=self._classifier.colour,
-                )
-                for (_, _, image), faces in zip(opened, found, strict=True)
-                if len(faces)
+                self._crop(image, faces) for (_, _, image), faces in zip(opened, found, strict=True)
             ]
         with timed("classify"):
             probabilities = self._classify(crops)
@@ -193,6 +195,13 @@ class Pipeline:
             return delivery, frame, decode_picture(frame, self._settings.max_pixels)
         except EntryError as error:
             return _dead(delivery, error)
+
+    def _crop(self, image: Image, faces: Detections) -> Image:
+        """(N, size, size, channels): the faces of one picture as the classifier takes them."""
+        model = self._classifier
+        return crop_faces(
+            image, faces.boxes, size=model.size, margin=model.margin, colour=model.colour
+        )
 
     def _classify(self, crops: list[Image]) -> Floats:
         """(N, labels) for all faces of the batch, in their order."""
@@ -265,32 +274,29 @@ class Pipeline:
                 dead_kept=settings.dead_kept,
             )
         for answer in answers:
-            outcome = answer.outcome
-            feed = outcome.delivery.feed
-            if answer.in_doubt:
-                log.warning(
-                    "frame not settled, reading again",
-                    feed=feed,
-                    id=outcome.delivery.frame_id,
-                    why=answer.error or answer.status,
-                )
-                self._forget(outcome.delivery.lease)
-                if answer.status == "refused":
-                    self._reader.rest(outcome.delivery.lease)
-                continue
-            metrics.frames.labels(feed, outcome.kind).inc()
-            if outcome.kind == "published":
-                metrics.faces.labels(feed).inc(outcome.faces)
-                ingested_ms = int(outcome.delivery.frame_id.partition("-")[0])
-                metrics.ingest_to_event.observe((answer.published_ms - ingested_ms) / 1000)
-            elif outcome.kind == "dead":
-                log.warning(
-                    "dead letter",
-                    feed=feed,
-                    id=outcome.delivery.frame_id,
-                    reason=outcome.reason,
-                    why=outcome.detail,
-                )
+            self._account(answer)
+
+    def _account(self, answer: Settled) -> None:
+        """Count a settled frame; doubt the feed of one that is not settled as we meant it."""
+        outcome, metrics = answer.outcome, self._metrics
+        feed, frame_id = outcome.delivery.feed, outcome.delivery.frame_id
+        if answer.status == "lost":
+            self._forget(outcome.delivery.lease)
+            return
+        if answer.status != "settled":
+            self._forget(outcome.delivery.lease)
+            self._reader.rest(outcome.delivery.lease, answer.error or f"settling: {answer.status}")
+            return
+        metrics.frames.labels(feed, answer.kind).inc()
+        if answer.kind == "published":
+            metrics.faces.labels(feed).inc(outcome.faces)
+            ingested_ms = int(frame_id.partition("-")[0])
+            metrics.ingest_to_event.observe((answer.published_ms - ingested_ms) / 1000)
+        elif answer.kind == "dead":
+            reason = outcome.reason or "event-refused"
+            log.warning("dead letter", feed=feed, id=frame_id, reason=reason, why=outcome.detail)
+        if answer.kind != outcome.kind:
+            self._forget(outcome.delivery.lease)  # its tracks were not saved
 
     def _let_go_of_the_rest(self) -> None:
         """Keep nothing of feeds that are not ours any more."""

@@ -133,6 +133,17 @@ def test_a_feed_with_spoilt_keys_takes_nothing_from_the_others(
         wait_until(lambda: read_books(server, "spoilt").dead == 1)
 
 
+def test_an_event_that_the_server_refuses_is_counted_as_what_it_became(
+    server: Server, server_url: str, feed: str
+) -> None:
+    push_frames(server, feed, 3)
+    server.command("SET", FeedKeys.of(feed).events, "not a stream")
+    with running_worker(server_url) as worker:
+        wait_until(lambda: worker.sample("mien_frames_total", feed=feed, outcome="dead") == 3)
+        assert not worker.sample("mien_frames_total", feed=feed, outcome="published")
+    assert read_books(server, feed).dead == 3
+
+
 def test_an_id_that_is_no_time_is_a_dead_letter(server: Server, server_url: str, feed: str) -> None:
     register(server, feed)
     frames = FeedKeys.of(feed).frames

@@ -106,6 +106,21 @@ def test_a_refusal_of_the_server_passes_and_loses_nothing(killable: Killable, fe
         assert pushed == ["accepted"]
 
 
+def test_a_writer_registers_again_with_a_server_that_lost_everything(
+    killable: Killable, feed: str
+) -> None:
+    server = Server(killable.url)
+    register(server, feed, policy="live", staleness_s=0.2)
+    writer = Writer(server, feed, stop=threading.Event(), say=lambda message: None)
+    killable.kill()
+    assert writer.push(frame_of(writer, 0)).status == "refused"
+    killable.start()
+    server.command("FLUSHALL")
+    assert writer.push(frame_of(writer, 1)).status == "accepted"
+    with running_worker(killable.url):
+        wait_until(lambda: read_books(server, feed).published == 1)
+
+
 def test_a_live_writer_refuses_what_the_server_cannot_take_in_time(
     killable: Killable, feed: str
 ) -> None:

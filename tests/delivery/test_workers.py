@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from tests.delivery.conftest import DYING, HANGING, ROOT, StartWorker, wait_for_batch
 from tests.doubles import OneFace, Running, running_worker
 from tests.feeds import frame_of, jpeg, push_frames, wait_until
+from worker.consume.leases import Leases
+from worker.consume.reader import Reader
 from worker.errors import ModelError
 from worker.records import Detections, Image
 from worker.subscribe.events import events
@@ -117,6 +119,28 @@ def test_a_frame_that_ends_every_worker_becomes_a_dead_letter(
     found = events(feed, redis=server_url, since="start", follow=False)
     assert [event.sequence for event in found] == [0, 1, 3]
     assert read_books(server, feed).balanced
+
+
+def test_changing_hands_never_counts_against_a_frame(
+    server: Server, server_url: str, feed: str
+) -> None:
+    """Two healthy workers that take a feed from each other, again and again, with one frame."""
+    push_frames(server, feed, 1)
+    attempts = []
+    readers = []
+    for _ in range(2):
+        leases = Leases(server, ttl_s=60)
+        readers.append((leases, Reader(server, leases)))
+    for turn in range(8):
+        leases, reader = readers[turn % 2]
+        server.command("DEL", FeedKeys.of(feed).lease)
+        leases._refresh()  # takes the lease that nobody holds
+        leases._refresh()
+        (delivery,) = reader.next_batch(1, 0.0, threading.Event())
+        attempts.append(delivery.attempts)
+        leases.lost(delivery.lease)
+        reader.forget()
+    assert max(attempts) == 2
 
 
 def test_models_that_fail_on_everything_bury_nothing(

@@ -64,6 +64,7 @@ class Writer:
         self._stop = stop
         self._say = say
         self._said = ""
+        self._in_doubt = False
         self._keys = FeedKeys.of(feed)
         given = {"policy": policy, "depth": depth, "source": source or None}
         self._changes = {name: value for name, value in given.items() if value is not None}
@@ -83,6 +84,10 @@ class Writer:
             if self._stop.is_set():
                 return Pushed("stopped")
             try:
+                if self._in_doubt:
+                    # The server may have come back without its data.
+                    self.settings = register(self._server, self.feed, **self._changes)
+                    self._in_doubt = False
                 reply = self._server.run(
                     "push",
                     [self._keys.frames, self._keys.stats],
@@ -96,11 +101,11 @@ class Writer:
                     ],
                 )
             except (ServerUnavailable, ServerFull) as error:
+                self._in_doubt = True
                 if self._too_late(began):
                     return Pushed("refused")
                 self._once(f"{error}; trying again")
                 outage.wait(self._stop)
-                self._register_again()
                 continue
             status = text(reply[0])
             if status == "superseded":
@@ -139,8 +144,3 @@ class Writer:
         if owned:
             return f"waiting: {self.settings.depth} frames of {self.feed} are still to be read"
         return f"waiting: no worker reads the feed {self.feed} (start one with: mien worker)"
-
-    def _register_again(self) -> None:
-        """The server may have come back without its data."""
-        with contextlib.suppress(ServerUnavailable, ServerFull):
-            self.settings = register(self._server, self.feed, **self._changes)

@@ -52,6 +52,7 @@ class Leases:
         self._closing = threading.Event()
         self._progressing = progressing
         self._complaints: dict[str, str] = {}
+        self._refusals: dict[str, str] = {}
         self.trouble: ServerError | None = None
         """Why the leases could not be looked after the last time; None when they could."""
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
@@ -135,8 +136,9 @@ class Leases:
             "lease", [([lease.keys.lease], [verb, lease.token, self._ttl_ms]) for lease in leases]
         )
         for lease, reply in zip(leases, replies, strict=True):
-            if isinstance(reply, ServerError):
-                log.warning("lease refused", feed=lease.feed, verb=verb, why=str(reply))
+            if isinstance(reply, ServerError) and self._refusals.get(lease.feed) != str(reply):
+                log.warning("lease refused", feed=lease.feed, why=str(reply))
+                self._refusals[lease.feed] = str(reply)
         return [lease for lease, reply in zip(leases, replies, strict=True) if reply == 1]
 
     def _complain(self, complaints: dict[str, str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,82 +54,77 @@ class Reader:
         self._server = server
         self._leases = leases
         self._me = secrets.token_hex(8)
-        # By lease token, all three. Where the next read begins: after an id, or at what is new.
+        # By lease token. Where the next read begins: after an id in hand, or at what is new.
         self._after: dict[str, str] = {}
-        # Feeds that gave all they were asked for: they may have more.
-        self._busy: set[str] = set()
-        # Feeds that are left alone until then (monotonic seconds).
+        # Feeds that are left alone until then (monotonic seconds), and what was said of feeds.
         self._resting: dict[str, float] = {}
-        # Read, and not in a batch yet: each idle feed is asked for one frame, whatever the room.
-        self._waiting: deque[Delivery] = deque()
-        self._turn = 0
-
-    @property
-    def holds_frames(self) -> bool:
-        """Whether frames were read that no batch has taken yet."""
-        return bool(self._waiting)
+        self._said: dict[str, str] = {}
+        self._last_served = ""
+        self._last_was_alone = False
 
     def forget(self, lease: Lease | None = None) -> None:
         """After any doubt about what is in hand (of all feeds: None): ask the server again."""
         if lease is None:
             self._after.clear()
-            self._waiting.clear()
         else:
             self._after.pop(lease.token, None)
-            self._waiting = deque(d for d in self._waiting if d.lease.token != lease.token)
 
-    def rest(self, lease: Lease) -> None:
+    def rest(self, lease: Lease, why: str) -> None:
         """Leave a feed alone for a while, so that its trouble does not take the others' time."""
         self.forget(lease)
         self._resting[lease.token] = time.monotonic() + _REST_S
+        if self._said.get(lease.feed) != why:
+            log.warning("feed in trouble, trying again", feed=lease.feed, why=why)
+        self._said[lease.feed] = why
 
     def next_batch(
         self, size: int, wait_s: float, stop: threading.Event, idle_s: float = 0.25
     ) -> list[Delivery]:
         """Up to ``size`` deliveries; a feed's own stand in the order of their ids.
 
-        The first one starts the timer: the batch leaves when it is full or ``wait_s`` later.
-        Nothing comes back after ``idle_s`` without a frame, so that the caller looks up. Once
-        ``stop`` is set nothing more is read.
+        The first one starts the timer: the batch leaves when it is full, or ``wait_s`` later when
+        no more frames wait. Nothing comes back after ``idle_s`` without a frame, so that the caller
+        looks up. Once ``stop`` is set nothing more is read.
 
-        A frame that was in hand before comes alone, so that no other shares its fate.
+        A frame that was in hand before comes alone, so that no other shares its fate, and by turns
+        with new frames of other feeds, so that these need not wait for all of them.
         """
         batch: list[Delivery] = []
-        deadline = time.monotonic() + (wait_s if self._waiting else idle_s)
+        deadline = time.monotonic() + idle_s
         pause_s = _SHORTEST_PAUSE_S
-        while True:
-            while self._waiting and len(batch) < size:
-                batch.append(self._waiting.popleft())
-            if len(batch) >= size or stop.is_set():
-                return batch
+        while len(batch) < size and not stop.is_set():
             leases = self._ready()
-            if not batch:
+            if not batch and not self._last_was_alone:
                 pending = self._read_pending(leases)
                 if pending is not None:
+                    self._last_was_alone = True
                     return [pending]
             found = self._read_new(leases, size - len(batch))
-            if found and not batch:
-                deadline = time.monotonic() + wait_s
-            self._waiting += found
-            if not found:
-                if time.monotonic() >= deadline:
-                    return batch
+            if found:
+                if not batch:
+                    deadline = time.monotonic() + wait_s
+                batch += found
+            elif self._last_was_alone and not batch:
+                self._last_was_alone = False
+            elif time.monotonic() >= deadline:
+                break
+            else:
                 stop.wait(pause_s)
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+        self._last_was_alone = False
+        return batch
 
     def _ready(self) -> list[Lease]:
-        """The leases we hold, another one first each time, without those that rest."""
+        """The leases we hold, beginning after the feed served last, without those that rest."""
         leases = self._leases.held()
         now = time.monotonic()
         tokens = {lease.token for lease in leases}
-        self._after = {token: id for token, id in self._after.items() if token in tokens}
-        self._busy &= tokens
-        self._resting = {t: until for t, until in self._resting.items() if until > now}
-        self._turn += 1
-        first = self._turn % len(leases) if leases else 0
-        return [
-            lease for lease in leases[first:] + leases[:first] if lease.token not in self._resting
-        ]
+        self._after = {token: after for token, after in self._after.items() if token in tokens}
+        self._resting = {token: end for token, end in self._resting.items() if end > now}
+        feeds = [lease.feed for lease in leases]
+        first = feeds.index(self._last_served) + 1 if self._last_served in feeds else 0
+        rotated = leases[first:] + leases[:first]
+        return [lease for lease in rotated if lease.token not in self._resting]
 
     def _read_pending(self, leases: list[Lease]) -> Delivery | None:
         """The next frame that was in hand before, of any feed whose pending frames are not done."""
@@ -141,24 +135,36 @@ class Reader:
             found = self._read([(lease, after, 1)])[0]
             if found:
                 self._after[lease.token] = found[0].frame_id
+                self._last_served = lease.feed
                 return found[0]
             if found is not None:
                 self._after[lease.token] = _NEW
         return None
 
     def _read_new(self, leases: list[Lease], room: int) -> list[Delivery]:
-        """New frames: the busy feeds share the room, and each other feed may give one."""
+        """Up to ``room`` new frames, in equal shares of the feeds that have any."""
         ready = [lease for lease in leases if self._after.get(lease.token) == _NEW]
-        share = max(1, room // max(1, len(self._busy)))
-        requests = [(lease, _NEW, share if lease.token in self._busy else 1) for lease in ready]
-        deliveries: list[Delivery] = []
-        for (lease, _, count), found in zip(requests, self._read(requests), strict=True):
-            if found and len(found) == count:
-                self._busy.add(lease.token)
-            else:
-                self._busy.discard(lease.token)
-            deliveries += found or []
-        return deliveries
+        if not ready:
+            return []
+        counts = self._server.run_many(
+            "waiting", [([lease.keys.frames], [GROUP]) for lease in ready]
+        )
+        hungry: list[tuple[int, Lease]] = []
+        for lease, waiting in zip(ready, counts, strict=True):
+            if isinstance(waiting, ServerError):
+                self.rest(lease, str(waiting))
+            elif waiting > 0 and len(hungry) < room:
+                hungry.append((waiting, lease))
+        if hungry:
+            self._last_served = hungry[-1][1].feed
+        # Those with few frames first: what they leave of their share goes to the others.
+        hungry.sort(key=lambda pair: pair[0])
+        requests: list[Request] = []
+        for i, (waiting, lease) in enumerate(hungry):
+            share = min(waiting, -(-room // (len(hungry) - i)))
+            requests.append((lease, _NEW, share))
+            room -= share
+        return [delivery for found in self._read(requests) for delivery in found or []]
 
     def _read(self, requests: list[Request]) -> list[list[Delivery] | None]:
         """For each request what came; None if the feed cannot be read now."""
@@ -181,10 +187,10 @@ class Reader:
 
     def _received(self, lease: Lease, reply: Any) -> list[Delivery] | None:
         if isinstance(reply, ServerError):
-            log.warning("feed cannot be read", feed=lease.feed, why=str(reply))
-            self.rest(lease)
+            self.rest(lease, str(reply))
             return None
         if reply[0] == b"lost":
+            self.forget(lease)
             self._leases.lost(lease)
             return None
         _, now_ms, entries, attempts = reply

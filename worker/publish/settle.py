@@ -37,12 +37,9 @@ class Settled:
     status: Literal["settled", "already", "order", "lost", "refused"]
     published_ms: int
     """The server's clock when it settled."""
+    kind: Kind
+    """What the server recorded: dead instead of published if its event stream took no event."""
     error: str = ""
-
-    @property
-    def in_doubt(self) -> bool:
-        """Our idea of the feed is not the server's: read again what is pending."""
-        return self.status != "settled"
 
 
 def settle(
@@ -78,7 +75,7 @@ def settle(
     answers = []
     for outcome, reply in zip(outcomes, server.run_many("settle", calls), strict=True):
         if isinstance(reply, ServerError):
-            answers.append(Settled(outcome, "refused", 0, str(reply)))
+            answers.append(Settled(outcome, "refused", 0, outcome.kind, str(reply)))
         else:
-            answers.append(Settled(outcome, text(reply[0]), reply[1]))  # type: ignore[arg-type]
+            answers.append(Settled(outcome, text(reply[0]), reply[1], text(reply[2])))  # type: ignore[arg-type]
     return answers

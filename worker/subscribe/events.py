@@ -99,8 +99,8 @@ def _iterate(
                 continue
             connected = True
             backoff.reset()
-            yield from found
-            if not follow and not found:
+            yield from found or ()
+            if not follow and found is None:
                 return
     finally:
         server.close()
@@ -119,20 +119,22 @@ class _Subscription:
         self._cursors: dict[str, _Cursor] = {}
         self._looked_at = float("-inf")
 
-    def read(self, block_ms: int | None) -> list[FrameEvent]:
-        """The next events, or none after ``block_ms`` (None: at once)."""
+    def read(self, block_ms: int | None) -> list[FrameEvent] | None:
+        """The next events; None if nothing came within ``block_ms`` (None: is there now)."""
         self._find_feeds()
         if not self._cursors:
             if block_ms:
                 time.sleep(block_ms / 1000)
-            return []
+            return None
         feeds = list(self._cursors)
         words: list[str | int] = ["XREAD", "COUNT", _READ_AT_ONCE]
         if block_ms:
             words += ["BLOCK", block_ms]
         words += ["STREAMS", *(FeedKeys.of(feed).events for feed in feeds)]
         words += [self._cursors[feed].after for feed in feeds]
-        reply = self._server.command(*words) or []
+        reply = self._server.command(*words)
+        if not reply:
+            return None
         by_key = {FeedKeys.of(feed).events: feed for feed in feeds}
         found = []
         for key, entries in reply:

@@ -12,6 +12,8 @@ import pytest
 from tests.feeds import frame_of, push_frames, wait_until
 from worker.consume.leases import Leases
 from worker.consume.reader import Delivery, Reader
+from worker.wire.books import read_books
+from worker.wire.keys import GROUP, FeedKeys
 from worker.wire.registry import register
 from worker.wire.server import Server
 
@@ -80,22 +82,56 @@ def test_idle_feeds_do_not_take_a_busy_ones_room(server: Server, leases: Leases)
     assert [len(batch) for batch in batches] == [8] * 8
 
 
-def test_what_many_feeds_give_at_once_waits_for_the_next_batch(
-    server: Server, leases: Leases
-) -> None:
+def test_no_more_is_read_than_a_batch_takes(server: Server, leases: Leases) -> None:
     names = [f"feed-{i}" for i in range(20)]
     for name in names:
         push_frames(server, name, 1)
     own(leases, *names)
     reader = Reader(server, leases)
     first = reader.next_batch(8, 0.0, STOP)
-    assert reader.holds_frames
+    in_hand = sum(read_books(server, name).in_hand for name in names)
+    assert len(first) == in_hand == 8
+    batches = [first, *drain(reader, size=8)]
+    assert [len(batch) for batch in batches] == [8, 8, 4]
+    assert {d.feed for batch in batches for d in batch} == set(names)
+
+
+def test_nothing_is_read_once_we_stop(server: Server, leases: Leases, feed: str) -> None:
+    push_frames(server, feed, 1)
+    own(leases, feed)
     stopped = threading.Event()
     stopped.set()
-    rest = [reader.next_batch(8, 0.0, stopped) for _ in range(2)]
-    assert [len(batch) for batch in [first, *rest]] == [8, 8, 4]
-    assert {d.feed for batch in [first, *rest] for d in batch} == set(names)
-    assert not reader.holds_frames
+    assert Reader(server, leases).next_batch(8, 0.0, stopped) == []
+    assert read_books(server, feed).in_hand == 0
+
+
+def test_what_was_in_hand_takes_turns_with_what_is_new(server: Server, leases: Leases) -> None:
+    push_frames(server, "crashed", 6)
+    own(leases, "crashed")
+    reader = Reader(server, leases)
+    assert len(reader.next_batch(6, 0.0, STOP)) == 6
+    reader.forget()
+    push_frames(server, "camera", 6)
+    wait_until(lambda: len(leases.held()) == 2)
+    batches = drain(reader, size=2)
+    # Until its own look at what was in hand is over, the camera has nothing to give.
+    feeds = [batch[0].feed for batch in batches]
+    assert sorted(feeds[:6]) == ["camera"] * 3 + ["crashed"] * 3
+    assert [d.attempts for batch in batches for d in batch if d.feed == "crashed"] == [1] * 6
+
+
+def test_what_a_foreign_consumer_holds_is_ours_to_settle(
+    server: Server, leases: Leases, feed: str
+) -> None:
+    push_frames(server, feed, 3)
+    register(server, feed)
+    frames = FeedKeys.of(feed).frames
+    server.command("XGROUP", "CREATE", frames, GROUP, "0")
+    server.command("XREADGROUP", "GROUP", GROUP, "by-hand", "COUNT", 2, "STREAMS", frames, ">")
+    own(leases, feed)
+    ids = [d.frame_id for batch in drain(Reader(server, leases), size=4) for d in batch]
+    assert len(ids) == 3
+    assert ids == sorted(ids)
 
 
 def test_a_batch_waits_for_others_and_no_longer(server: Server, leases: Leases, feed: str) -> None:

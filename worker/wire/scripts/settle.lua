@@ -7,7 +7,8 @@
 --   body      published: the serialized FrameEvent; dead: the frame's header; else empty
 --   state     published: the tracker's state to keep with it; empty leaves it as it is
 --   retained  about how many entries the outcome's stream keeps
--- Returns {status, server time in ms, ordinal}; status is
+-- Returns {status, server time in ms, outcome}; the outcome is dead instead of published where the
+-- event stream does not take the event. Status is
 --   settled   done now
 --   already   the frame has its outcome: nothing was done
 --   order     an earlier frame is still in hand: nothing was done, read again what is pending
@@ -21,10 +22,10 @@ local time = redis.call('TIME')
 local seconds, micros = tonumber(time[1]), tonumber(time[2])
 local now_ms = seconds * 1000 + math.floor(micros / 1000)
 
-if redis.call('GET', lease) ~= token then return {'lost', now_ms, 0} end
+if redis.call('GET', lease) ~= token then return {'lost', now_ms, outcome} end
 
 local pending = redis.pcall('XPENDING', frames, group, '-', '+', 1)
-if pending.err or not pending[1] then return {'already', now_ms, 0} end
+if pending.err or not pending[1] then return {'already', now_ms, outcome} end
 if pending[1][1] ~= id then
   local function parts(text)
     local ms, counter = string.match(text, '^(%d+)-(%d+)$')
@@ -33,12 +34,11 @@ if pending[1][1] ~= id then
   local lowest_ms, lowest_counter = parts(pending[1][1])
   local ms, counter = parts(id)
   if lowest_ms > ms or (lowest_ms == ms and lowest_counter > counter) then
-    return {'already', now_ms, 0}
+    return {'already', now_ms, outcome}
   end
-  return {'order', now_ms, 0}
+  return {'order', now_ms, outcome}
 end
 
-local ordinal = 0
 if outcome == 'published' then
   -- published_at (field 7) is the server's own clock, so the server writes it: bytes appended to a
   -- protobuf message are fields merged into it.
@@ -52,12 +52,12 @@ if outcome == 'published' then
   end
   local timestamp = '\8' .. varint(seconds) .. '\16' .. varint(micros * 1000)
   local event = body .. '\58' .. varint(#timestamp) .. timestamp
-  ordinal = tonumber(redis.call('HGET', stats, 'published') or '0') + 1
+  local ordinal = tonumber(redis.call('HGET', stats, 'published') or '0') + 1
   local added = redis.pcall('XADD', events, 'MAXLEN', '~', retained, id,
     'event', event, 'n', ordinal)
   if type(added) == 'table' and added.err then
     -- The event stream was tampered with (its last id lies beyond the frame's).
-    outcome, reason, detail, body, ordinal = 'dead', 'event-refused', added.err, '', 0
+    outcome, reason, detail, body = 'dead', 'event-refused', added.err, ''
   elseif ARGV[6] ~= '' then
     redis.call('SET', state, ARGV[6])
   end
@@ -70,4 +70,4 @@ end
 redis.call('XACK', frames, group, id)
 redis.call('XDEL', frames, id)
 redis.call('HINCRBY', stats, outcome, 1)
-return {'settled', now_ms, ordinal}
+return {'settled', now_ms, outcome}
