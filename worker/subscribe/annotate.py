@@ -59,13 +59,17 @@ def _draw_face(canvas: Image, face: Face) -> None:
         canvas, (at_x, at_y - text_height - 3), (at_x + text_width + 4, at_y + base), colour, -1
     )
     cv2.putText(canvas, title, (at_x + 2, at_y - 1), _FONT, scale, _DARK, 1, cv2.LINE_AA)
-    _draw_bars(canvas, shown, right + 3, top, scale)
+    _draw_bars(canvas, shown, (left, right), top, scale)
 
 
-def _draw_bars(canvas: Image, shown: dict[str, float], x: int, y: int, scale: float) -> None:
-    """One bar for each label to the right of the box, where there is room for them."""
+def _draw_bars(
+    canvas: Image, shown: dict[str, float], box: tuple[int, int], y: int, scale: float
+) -> None:
+    """One bar for each label to the right of the box (left, right), or to its left, or nowhere."""
     row, length = round(30 * scale), round(180 * scale)
-    if x + length > canvas.shape[1] or y < 0 or y + row * len(shown) > canvas.shape[0]:
+    x = box[1] + 3 if box[1] + 3 + length <= canvas.shape[1] else box[0] - 3 - length
+    y = max(0, y)
+    if x < 0 or y + row * len(shown) > canvas.shape[0]:
         return
     for i, (name, share) in enumerate(sorted(shown.items())):
         top = y + i * row
@@ -78,11 +82,13 @@ def _draw_bars(canvas: Image, shown: dict[str, float], x: int, y: int, scale: fl
             _COLOURS.get(name, _COLOURS["neutral"]),
             -1,
         )
-        colour = _DARK if share > 0.5 else (255, 255, 255)
-        cv2.putText(
-            canvas, name, (x + 3, top + row - round(8 * scale)), _FONT, scale * 0.75, colour, 1,
-            cv2.LINE_AA,
-        )  # fmt: skip
+        # Dark on a long bar; beside a short one white, outlined where the bar reaches under it.
+        white = [(_DARK, 3), ((255, 255, 255), 1)]
+        for colour, thickness in [(_DARK, 1)] if share > 0.5 else white:
+            cv2.putText(
+                canvas, name, (x + 3, top + row - round(8 * scale)), _FONT, scale * 0.75,
+                colour, thickness, cv2.LINE_AA,
+            )  # fmt: skip
 
 
 class AnnotatedVideo:
