@@ -103,18 +103,25 @@ def test_a_refusal_of_the_server_passes_and_loses_nothing(killable: Killable, fe
         server.command("CONFIG", "SET", "min-replicas-to-write", 0)
         wait_until(lambda: worker.health.readiness()[0])
         wait_until(lambda: read_books(server, feed).published == 11)
+        late.join(timeout=10)
         assert pushed == ["accepted"]
 
 
-def test_a_writer_registers_again_with_a_server_that_lost_everything(
-    killable: Killable, feed: str
-) -> None:
+def refused(killable: Killable, feed: str) -> tuple[Server, Writer]:
+    """A live writer whose first frame the dead server did not take; the server is back."""
     server = Server(killable.url)
     register(server, feed, policy="live", staleness_s=0.2)
     writer = Writer(server, feed, stop=threading.Event(), say=lambda message: None)
     killable.kill()
     assert writer.push(frame_of(writer, 0)).status == "refused"
     killable.start()
+    return server, writer
+
+
+def test_a_writer_registers_again_with_a_server_that_lost_everything(
+    killable: Killable, feed: str
+) -> None:
+    server, writer = refused(killable, feed)
     server.command("FLUSHALL")
     assert writer.push(frame_of(writer, 1)).status == "accepted"
     with running_worker(killable.url):
@@ -124,11 +131,6 @@ def test_a_writer_registers_again_with_a_server_that_lost_everything(
 def test_a_live_writer_refuses_what_the_server_cannot_take_in_time(
     killable: Killable, feed: str
 ) -> None:
-    server = Server(killable.url)
-    register(server, feed, policy="live", staleness_s=0.2)
-    writer = Writer(server, feed, stop=threading.Event(), say=lambda message: None)
-    killable.kill()
-    assert writer.push(frame_of(writer, 0)).status == "refused"
-    killable.start()
+    server, writer = refused(killable, feed)
     assert writer.push(frame_of(writer, 1)).status == "accepted"
     assert read_books(server, feed).offered == 1

@@ -29,7 +29,7 @@ def test_size_and_times() -> None:
 
 
 def test_the_script_draws_what_the_clip_shows() -> None:
-    pytest.importorskip("skimage")
+    pytest.importorskip("skimage", reason="the dev extra brings the portrait")
     drawn = next(build.pictures()).astype(int)
     with open_source(str(CLIP)) as source:
         shown = next(source.pictures()).image

@@ -23,13 +23,13 @@ def boxes():
 
 
 def test_square_is_rerec(original, boxes):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
     expected = original.rerec(torch.tensor(boxes)).numpy()
     np.testing.assert_array_equal(square(boxes), expected)
 
 
 def test_shift_is_bbreg(original, boxes):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
     regression = np.random.default_rng(4).normal(0, 0.2, (400, 4)).astype(np.float32)
     expected = original.bbreg(torch.tensor(boxes), torch.tensor(regression)).numpy()
     np.testing.assert_allclose(shift(boxes, regression, inclusive=True), expected, atol=1e-4)
@@ -38,7 +38,7 @@ def test_shift_is_bbreg(original, boxes):
 
 
 def test_cell_boxes_are_generate_bounding_box(original):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
     scale = 12 / 40 * 0.709
     faces = np.random.default_rng(5).random((1, 30, 40), np.float32)
     expected, _ = original.generateBoundingBox(
@@ -49,7 +49,7 @@ def test_cell_boxes_are_generate_bounding_box(original):
 
 
 def test_windows_are_pads_and_say_which_are_empty(original, boxes):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
     width, height = 200, 150
     y, ey, x, ex = original.pad(torch.tensor(boxes), width, height)
     found, visible = windows(boxes, np.full(400, width), np.full(400, height))
