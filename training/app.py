@@ -57,7 +57,10 @@ def train(
         typer.Argument(help="cnn, vgg16, resnet50 (our best recipe), or reproduce/cnn and so on."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Or a TOML file like those.")
+        Path | None,
+        typer.Option(
+            "--config", help="Or a recipe of your own, in TOML, like those in training/configs."
+        ),
     ] = None,
     votes: Votes = None,
     out: Annotated[
@@ -65,7 +68,12 @@ def train(
         typer.Option("--out", help="Folder for checkpoints; default: runs/ and the recipe's name."),
     ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option("--max-epochs", min=1, help="Fewer epochs; the schedule shrinks.")
+        int | None,
+        typer.Option(
+            "--max-epochs",
+            min=1,
+            help="Fewer epochs; the schedule shrinks. --resume with more goes on.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another random seed.")] = None,
     weights: Annotated[
@@ -83,11 +91,18 @@ def train(
 ) -> None:
     """Train a network: fit on Training, choose the epoch on PublicTest.
 
-    Several GPUs: mien train vgg16 --devices 4 ...; several machines, on each of them: torchrun
-    --nnodes 2 --nproc-per-node 4 --rdzv-endpoint HOST:PORT --no-python mien train vgg16
-    --devices 4 --nodes 2 ...
+    The recipes of best/ and transfer/ also learn from FER+'s votes, and need --votes.
 
     Example: mien train cnn --data fer2013.csv.zip --votes fer2013new.csv
+
+    Four GPUs: mien train vgg16 --devices 4 ...
+
+    Two machines with four each, on both of them:
+
+    \b
+        torchrun --nnodes 2 --nproc-per-node 4 \\
+            --rdzv-backend c10d --rdzv-endpoint HOST:PORT --no-python \\
+            mien train vgg16 --nodes 2 --devices 4 ...
     """
     with _needs_training_extra("train"):
         import torch
@@ -103,7 +118,7 @@ def train(
     best = fit(
         _read(data, votes if recipe.needs_votes else None),
         recipe,
-        out or Path("runs") / f"{path.parent.name}-{path.stem}",
+        out or Path("runs") / _run_name(path, experiment, seed),
         resume=resume,
         progress=sys.stderr.isatty(),
         devices=devices,
@@ -114,6 +129,12 @@ def train(
         typer.echo(
             f"the best epoch on PublicTest is in {best}; next: mien export --checkpoint {best}"
         )
+
+
+def _run_name(path: Path, experiment: str | None, seed: int | None) -> str:
+    """best-cnn; of a file of one's own its name; and another seed is another run."""
+    name = f"{path.parent.name}-{path.stem}" if experiment else path.stem
+    return name if seed is None else f"{name}-seed{seed}"
 
 
 def evaluate(
@@ -186,6 +207,11 @@ def evaluate(
         )
         write_report(out, evaluation, robustness)
     typer.echo(json.dumps(as_dict(evaluation, robustness)) if as_json else describe(evaluation))
+    if evaluation.model.data_digest not in (None, evaluation.data_digest):
+        typer.echo(
+            "the model was trained on other data: what is PublicTest here may have been Training",
+            err=True,
+        )
     if out is not None and not as_json:
         typer.echo(f"\nthe report is in {out}: report.html, report.json")
 
@@ -194,7 +220,7 @@ def data(
     data: Data,
     votes: Votes = None,
     near: Annotated[
-        bool, typer.Option("--near/--exact", help="Look for near copies, too: minutes.")
+        bool, typer.Option("--near/--exact", help="Look for near copies, too: about a minute.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -222,7 +248,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The ONNX file to write.")] = Path(
         "model.onnx"
     ),
-    name: Annotated[str, typer.Option("--name", help="The model's name in events.")] = "mien-cnn",
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="The model's name in events; default: mien- and the network."),
+    ] = None,
     version: Annotated[str, typer.Option("--version", help="And its version.")] = "1",
     threads: Threads = None,
 ) -> None:
@@ -236,20 +265,23 @@ def export(
     with _needs_training_extra("export"):
         import torch
 
-        from training.checkpoint import load_checkpoint
+        from training.checkpoint import open_checkpoint
         from training.export import export as export_checkpoint
 
     if threads:
         torch.set_num_threads(threads)
     label_set = {None: None, Labels.FER2013: FER2013, Labels.FERPLUS: FERPLUS}[labels]
-    main = load_checkpoint(checkpoint, label_set)[1]["label_set"]
-    faces = _read(data, votes if main == FERPLUS.name else None)
+    recipe = open_checkpoint(checkpoint)["hyper_parameters"]["recipe"]
+    wanted = label_set.name if label_set else recipe["label_set"]
+    faces = _read(data, votes if wanted == FERPLUS.name else None)
+    network = recipe["model"]["network"].removeprefix("small-")
+    head = "-ferplus" if wanted == FERPLUS.name else ""
     with Console(stderr=True).status("exporting and checking"):
         made = export_checkpoint(
             checkpoint,
             faces,
             out,
-            name=name,
+            name=name or f"mien-{network}{head}",
             version=version,
             label_set=label_set,
             precision=precision.value,

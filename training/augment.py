@@ -61,14 +61,15 @@ def _warp(pictures: Tensor, settings: Augmentation, generator: torch.Generator) 
     # The matrix takes a place in the crop to a place in the picture, both in -1..1.
     reach = settings.crop / side / zoom
     cosine, sine = torch.cos(angle) * reach, torch.sin(angle) * reach
-    x_of_x, x_of_y = cosine * flip, -sine
+    x_of_x, x_of_y, y_of_x, y_of_y = cosine * flip, -sine, sine * flip, cosine
     if settings.shear:
         limit = math.tan(math.radians(settings.shear))
-        x_of_y = x_of_y + _uniform((n,), -limit, limit, pictures, generator) * reach
+        slide = _uniform((n,), -limit, limit, pictures, generator)
+        x_of_y, y_of_y = x_of_y + slide * x_of_x, y_of_y + slide * y_of_x
     matrix = torch.stack(
         [
             torch.stack([x_of_x, x_of_y, shift[:, 0]], 1),
-            torch.stack([sine * flip, cosine, shift[:, 1]], 1),
+            torch.stack([y_of_x, y_of_y, shift[:, 1]], 1),
         ],
         1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ from worker.errors import ModelError, SettingsError
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
+# What torch.load raises on files that are not its own.
+NOT_TORCHS = (
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+)
+
 
 def open_checkpoint(path: Path) -> dict[str, Any]:
     """All that Lightning wrote, on the CPU.
@@ -24,13 +36,13 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        content["hyper_parameters"]["data_digest"]
+        known = "data_digest" in content["hyper_parameters"] and "state_dict" in content
     except OSError as error:
         raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{path} is not a checkpoint of mien train: {_first_line(error)}"
-        ) from None
+    except NOT_TORCHS:
+        known = False
+    if not known:
+        raise ModelError(f"{path} is not a checkpoint of mien train")
     return content
 
 
@@ -52,9 +64,9 @@ def load_checkpoint(
         recipe = recipe_of(settings["recipe"], str(path))
         heads = {name: len(labels) for name, labels in settings["labels"].items()}
         network = _network(recipe, heads, content)
-    except (RuntimeError, KeyError, TypeError, SettingsError) as error:
+    except (*NOT_TORCHS, SettingsError) as error:
         raise ModelError(
-            f"{path} is not a checkpoint of mien train: {_first_line(error)}"
+            f"the checkpoint {path} contradicts itself: {_first_line(error)}"
         ) from None
     wanted = label_set.name if label_set else recipe.label_set
     if wanted not in heads:
@@ -74,7 +86,7 @@ def load_checkpoint(
     return Predictor(network, wanted, recipe.augmentation.crop, temperature=1.0).eval(), facts
 
 
-def check_resumable(path: Path, recipe: Recipe, data_digest: str) -> None:
+def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, str]) -> None:
     """Refuse to go on with another recipe or other data; only numbers of epochs may change.
 
     Raises:
@@ -84,18 +96,37 @@ def check_resumable(path: Path, recipe: Recipe, data_digest: str) -> None:
     if not path.exists():
         raise SettingsError(f"there is no run to resume in {path.parent} (no {path.name})")
     settings = open_checkpoint(path)["hyper_parameters"]
-    before = recipe_of(settings["recipe"], str(path)).model_dump(mode="json")
-    now = recipe.model_dump(mode="json")
-    for values in (before, now):
-        values["phases"] = [{**phase, "epochs": None} for phase in values["phases"]]
-    for key, value in now.items():
-        if before.get(key) != value:
+    begun = recipe_of(settings["recipe"], str(path))
+    # A run that was limited to its first epochs knows nothing of the phases after them.
+    phases = min(len(begun.phases), len(recipe.phases))
+    before, now = _flat(begun, phases), _flat(recipe, phases)
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
             raise SettingsError(
-                f"the run in {path.parent} has {key} = {before.get(key)}, not {value}: "
+                f"the run in {path.parent} has {key} = {before.get(key)}, not {now.get(key)}: "
                 "resume it with its own settings, or choose another --out"
             )
-    if settings["data_digest"] != data_digest:
-        raise SettingsError(f"the run in {path.parent} was begun on other data")
+    for key, what in (("data_digest", "data"), ("votes_digest", "votes"), ("teachers", "teachers")):
+        if settings.get(key, "") != provenance[key]:
+            raise SettingsError(f"the run in {path.parent} was begun with other {what}")
+
+
+def _flat(recipe: Recipe, phases: int) -> dict[str, Any]:
+    """``augmentation.crop`` -> 44 and so on, without the numbers of epochs."""
+
+    def walk(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(f"{name}.{key}" if name else key, inner)
+        else:
+            yield name, value
+
+    values = recipe.model_dump(mode="json")
+    values["phases"] = {
+        str(index): {**phase, "epochs": None}
+        for index, phase in enumerate(values["phases"][:phases])
+    }
+    return dict(walk("", values))
 
 
 def _network(recipe: Recipe, heads: dict[str, int], content: dict[str, Any]) -> Network:

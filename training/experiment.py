@@ -17,8 +17,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from training.augment import augment, mixup
 from training.batches import Batches, seeded
 from training.models import Network, Weights, centre_crop
+from training.pretrained import NONE
 from training.recipe import Cosine, Phase, Plateau, Recipe
-from training.targets import NOT_COUNTED, Examples, class_weights, label_sets
+from training.targets import NOT_COUNTED, Examples, label_sets
 from worker.errors import SettingsError
 
 _PUBLIC_BATCH = 512
@@ -37,8 +38,8 @@ class Experiment(pl.LightningModule):
         """``provenance`` says where data and weights are from; checkpoints keep it.
 
         Raises:
-            SettingsError: a phase begins at a parameter that the network has not.
-            RuntimeError: ``weights`` are those of another network.
+            SettingsError: the recipe names a parameter that the network has not.
+            ModelError: ``weights`` are those of another network.
         """
         super().__init__()
         sets = label_sets(recipe)
@@ -56,19 +57,26 @@ class Experiment(pl.LightningModule):
         heads = {one.name: len(one.labels) for one in sets}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.network = Network(recipe.model, heads, recipe.augmentation.crop, weights)
+            self.network = Network(
+                recipe.model,
+                heads,
+                recipe.augmentation.crop,
+                weights,
+                # A resumed run brings its weights along, but not those that it once began with.
+                colour=provenance["pretrained"] != NONE,
+            )
         self.network.to(memory_format=torch.channels_last)
         for phase in recipe.phases:
             self._first_to_learn(phase)
+        for start in recipe.optimizer.weight_decay_of:
+            self._first_that_begins("optimizer.weight_decay_of", start)
         self.random = torch.Generator()
         self.plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
         # Of each head: its columns among the logits, its part of the loss, its classes' weights.
         self._columns = list(heads.values())
         self._parts = [1.0, recipe.auxiliary_weight][: len(heads)]
-        for index, targets in enumerate(self._split(data.targets)):
-            balanced = recipe.class_weights == "balanced"
-            value = class_weights(targets) if balanced else torch.ones(targets.shape[1])
+        for index, value in enumerate(torch.split(data.class_weights, self._columns)):
             self.register_buffer(f"class_weights_{index}", value, persistent=False)
         self.public_loss = MeanMetric()
         self.public_accuracy = nn.ModuleList(
@@ -99,6 +107,8 @@ class Experiment(pl.LightningModule):
         # Another stream than the shuffle's, or the two would repeat each other.
         stream = self.recipe.seed + 1 + 7919 * self.global_rank
         self.random = seeded(stream, self.current_epoch, self.device)
+        # Dropout takes no generator: its own stream, too, begins anew with each epoch.
+        torch.manual_seed(stream * 1_000_003 + self.current_epoch + 499_979)
         phase, first = self.recipe.phase_at(self.current_epoch)
         self._freeze(phase)
         if isinstance(self.recipe.schedule, Plateau) and self.current_epoch == first:
@@ -108,8 +118,10 @@ class Experiment(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         faces, targets = batch
         settings = self.recipe.augmentation
-        pictures = augment(faces, settings, self.random)
-        pictures, targets = mixup(pictures, targets, settings.mixup, self.random)
+        # Half precision would move the places where pixels are read by a tenth of a pixel.
+        with torch.autocast(self.device.type, enabled=False):
+            pictures = augment(faces, settings, self.random)
+            pictures, targets = mixup(pictures, targets, settings.mixup, self.random)
         logits = self.network(pictures.contiguous(memory_format=torch.channels_last)).float()
         losses = [
             part * nn.functional.cross_entropy(head, target, self.get_buffer(f"class_weights_{i}"))
@@ -122,6 +134,8 @@ class Experiment(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         faces, labels = batch
+        if len(labels) == 0:  # the last batch may be smaller than the number of processes
+            return
         pictures = centre_crop(faces.float() / 255, self.recipe.augmentation.crop)
         logits = self._split(self.network(pictures).float())
         losses = nn.functional.cross_entropy(
@@ -209,14 +223,19 @@ class Experiment(pl.LightningModule):
         return torch.split(columns, self._columns, 1)
 
     def _first_to_learn(self, phase: Phase) -> int:
+        if phase.train_from is None:
+            return 0
+        return self._first_that_begins("phases.train_from", phase.train_from)
+
+    def _first_that_begins(self, setting: str, start: str) -> int:
         names = [name for name, _ in self.network.named_parameters()]
         for index, name in enumerate(names):
-            if phase.train_from is None or name.startswith(phase.train_from):
+            if name.startswith(start):
                 return index
         blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
         raise SettingsError(
-            f"phases.train_from = {phase.train_from!r} begins no parameter of the network; its "
-            f"blocks are {', '.join(blocks)}"
+            f"{setting}: {start!r} begins no parameter of the network; its blocks are "
+            f"{', '.join(blocks)}"
         )
 
     def _freeze(self, phase: Phase) -> None:

@@ -25,7 +25,7 @@ from training.evaluation import Figures, measure, predict
 from training.models import Predictor
 from training.quantize import Agreement, calibration_faces, compare, to_fp16, to_int8
 from worker.emotion.classifier import load_classifier
-from worker.errors import DataError, ModelError
+from worker.errors import ModelError
 from worker.records import Floats
 
 # The highest whose steps all run on a GPU too: onnxruntime 1.20, the oldest that we allow, reads
@@ -65,17 +65,20 @@ def export(
     negative log-likelihood on PublicTest; for FER+ on the pictures that have a majority.
 
     Raises:
-        ModelError: the checkpoint cannot be used; the graph's probabilities differ from PyTorch's
-            by TOLERANCE or more somewhere on PublicTest; or the reduced precision answers too
-            differently (``quantize.Agreement``). ``out`` is not written then.
-        DataError: the data has no PublicTest, no Training (for int8), or lacks FER+'s votes.
+        ModelError: the checkpoint cannot be used, or is of other data; the graph's probabilities
+            differ from PyTorch's by TOLERANCE or more somewhere on PublicTest; or the reduced
+            precision answers too differently (``quantize.Agreement``). ``out`` is not written then.
+        DataError: FER+'s head is asked for, and the data has no votes.
     """
     predictor, facts = load_checkpoint(checkpoint, label_set)
+    if facts["data_digest"] != data.digest():
+        raise ModelError(
+            f"{out} was not written: the network of {checkpoint} was trained on other data than "
+            "this, and what is PublicTest here may have been Training there"
+        )
     label_set = {one.name: one for one in (FER2013, FERPLUS)}[facts["label_set"]]
     public, known, labels = _public(data, label_set)
     training = data.split("Training").images
-    if precision == "int8" and len(training) == 0:
-        raise DataError("the data has no pictures of Training, which int8 is calibrated on")
 
     faces = torch.from_numpy(public)[..., None]
     logits = _in_parts(predictor.logits, faces[torch.from_numpy(known)])
@@ -169,10 +172,6 @@ def _public(
     """All N pictures of PublicTest, which of them have a label (N,), and those labels (n,)."""
     public = data.split("PublicTest")
     _, labels = public.labelled(label_set)
-    if len(labels) == 0:
-        raise DataError(
-            "the data has no pictures of PublicTest, on which the temperature is chosen"
-        )
     known = np.ones(len(public.images), bool)
     if label_set == FERPLUS and public.votes is not None:
         known = majority(public.votes) >= 0

@@ -18,6 +18,7 @@ from training.recipe import (
     SmallCnnModel,
     Vgg16Model,
 )
+from worker.errors import ModelError
 
 # Mean and standard deviation of the pixels of FER2013's Training split, in 0..1.
 _MEAN, _DEVIATION = 0.508, 0.255
@@ -121,8 +122,7 @@ def vgg16(model: Vgg16Model, weights: Weights | None, colour: bool) -> Blocks:
     from torchvision.models import vgg16_bn
 
     whole = (vgg16_bn if model.batch_norm else plain)(weights=None)
-    if weights is not None:
-        whole.load_state_dict(weights)
+    _load(whole, weights, "vgg16")
     if not colour:
         whole.features[0] = nn.Conv2d(1, 64, 3, padding=1)
     layers = list(whole.features)
@@ -142,8 +142,7 @@ def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blo
     from torchvision.models import resnet50 as plain
 
     whole = plain(weights=None)
-    if weights is not None:
-        whole.load_state_dict(weights)
+    _load(whole, weights, "resnet50")
     channels = 3 if colour else 1
     if model.stem == "3x3":
         whole.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
@@ -154,6 +153,25 @@ def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blo
         stem.append(whole.maxpool)
     layers = [(f"layer{n}", getattr(whole, f"layer{n}")) for n in (1, 2, 3, 4)]
     return [("normalise", _normalise(colour)), ("stem", nn.Sequential(*stem)), *layers]
+
+
+def _load(network: nn.Module, weights: Weights | None, name: str) -> None:
+    if weights is None:
+        return
+    wanted = {key: value.shape for key, value in network.state_dict().items()}
+    for key in [*wanted, *weights]:
+        if key not in weights or key not in wanted or weights[key].shape != wanted[key]:
+            raise ModelError(
+                f"the weights are not those of torchvision's {name}: {key} is "
+                + (
+                    "missing"
+                    if key not in weights
+                    else "unknown"
+                    if key not in wanted
+                    else "of another shape"
+                )
+            )
+    network.load_state_dict(weights)
 
 
 def _normalise(colour: bool) -> Normalise:
@@ -204,7 +222,7 @@ class Network(nn.Module):
         default where there are weights.
 
         Raises:
-            RuntimeError: ``weights`` are those of another network.
+            ModelError: ``weights`` are those of another network.
         """
         super().__init__()
         colour = weights is not None if colour is None else colour

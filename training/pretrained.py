@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
 
+from training.checkpoint import NOT_TORCHS
 from training.models import Weights
 from training.recipe import Recipe, ResNet50Model, Vgg16Model
 from worker.errors import ModelError, SettingsError
@@ -47,7 +47,7 @@ def _download(model: Vgg16Model | ResNet50Model) -> tuple[Weights, str]:
         reason = getattr(error, "reason", error)
         raise SettingsError(
             f"the ImageNet weights of {model.network} could not be downloaded ({reason}): "
-            "give a file of them with --weights, or --weights none to train from random values"
+            f"give a file of them with --weights, or train best/{model.network}, which needs none"
         ) from None
     return weights, f"torchvision {choice}"
 
@@ -58,7 +58,7 @@ def _read(path: Path) -> tuple[Weights, str]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot read the weights {path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError):
+    except NOT_TORCHS:
         raise ModelError(f"{path} holds no weights that torch can read") from None
     if not isinstance(weights, dict) or not all(
         isinstance(w, torch.Tensor) for w in weights.values()

@@ -41,6 +41,10 @@ _BATCH = 64
 # is lost. Gemm is not: the last layer is tiny, and its logits decide.
 _QUANTIZED = ["Conv", "Relu", "MaxPool", "Add"]
 
+# The first layers see the widest range of values and do little of the work: eight bits for them
+# cost more agreement than time: 98.97 % with them, 99.19 % without, for the network that ships.
+_LEFT_ALONE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -118,6 +122,7 @@ def to_int8(model: onnx.ModelProto, faces: npt.NDArray[np.uint8]) -> onnx.ModelP
             _Faces(model.graph.input[0].name, faces),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTIZED,
+            nodes_to_exclude=_first_convolutions(prepared),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -132,6 +137,11 @@ def to_int8(model: onnx.ModelProto, faces: npt.NDArray[np.uint8]) -> onnx.ModelP
     del result.opset_import[:]
     result.opset_import.extend(kept)
     return result
+
+
+def _first_convolutions(path: Path) -> list[str]:
+    nodes = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+    return nodes[: min(_LEFT_ALONE, len(nodes) - 1)]
 
 
 def calibration_faces(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

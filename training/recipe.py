@@ -20,6 +20,8 @@ CONFIGS = Path(__file__).with_name("configs")
 
 Part = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Width = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
@@ -39,7 +41,7 @@ class Augmentation(Settings):
     scale: tuple[Positive, Positive] = (0.85, 1.10)
     """The face's size against its size in the data."""
     shear: float = Field(default=0.0, ge=0, lt=45)
-    """Degrees, either way: columns slide along the horizontal."""
+    """Degrees, either way: rows slide along the horizontal."""
     brightness: Part = 0.2
     """Added to all pixels, either way, where white is 1."""
     contrast: Part = 0.25
@@ -55,7 +57,7 @@ class Augmentation(Settings):
 
 class SmallCnnModel(Settings):
     network: Literal["small-cnn"]
-    widths: tuple[int, int, int, int] = (32, 56, 112, 224)
+    widths: tuple[Width, Width, Width, Width] = (32, 56, 112, 224)
 
 
 class OriginalCnnModel(Settings):
@@ -96,7 +98,7 @@ class Optimizer(Settings):
     momentum: Part = 0.9
     weight_decay: float = Field(default=5e-4, ge=0)
     """Not on biases and normalisation. With Adam it is coupled: Keras' L2 of half as much."""
-    weight_decay_of: dict[str, float] = {}
+    weight_decay_of: dict[str, NotNegative] = {}
     """Other values for the parameters whose names start so."""
     gradient_clip: float = Field(default=0.0, ge=0)
     """The longest that the gradient may be, by its 2-norm; 0 does not clip."""
@@ -166,9 +168,14 @@ class Recipe(Settings):
     distillation: Distillation | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _consistent(self) -> Self:
         if self.augmentation.scale[0] > self.augmentation.scale[1]:
             raise ValueError("augmentation.scale must be (smallest, largest)")
+        random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
+        if random and any(phase.train_from for phase in self.phases):
+            raise ValueError(
+                'phases.train_from freezes layers, which with weights = "none" have learnt nothing'
+            )
         return self
 
     @property
@@ -198,7 +205,7 @@ class Recipe(Settings):
         """The same with what the command line says; None leaves a value as it is.
 
         Raises:
-            SettingsError: the network has no weights to begin with.
+            SettingsError: the network has no weights to begin with, or cannot do without.
         """
         changes: dict[str, Any] = {}
         if seed is not None:
@@ -209,6 +216,11 @@ class Recipe(Settings):
                     f"{self.model.network} has no pretrained weights: leave --weights"
                 )
             changes["model"] = self.model.model_copy(update={"weights": weights})
+            if weights == "none" and any(phase.train_from for phase in self.phases):
+                raise SettingsError(
+                    f"this experiment freezes layers of {self.model.network}, which have learnt "
+                    f"nothing without weights: train best/{self.model.network} instead"
+                )
         if max_epochs is not None:
             changes["phases"] = _limited(self.phases, max_epochs)
         return self.model_copy(update=changes)
@@ -238,11 +250,13 @@ def find_config(name: str) -> Path:
     Raises:
         SettingsError: there is none of this name; the text lists those that there are.
     """
+    if name.endswith(".toml"):
+        raise SettingsError(f"{name} is a file: give it with --config")
     path = CONFIGS / (f"{name}.toml" if "/" in name else f"best/{name}.toml")
     known = sorted(
         p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.toml")
     )
-    if path.relative_to(CONFIGS).with_suffix("").as_posix() not in known:
+    if (name if "/" in name else f"best/{name}") not in known:
         raise SettingsError(f"there is no experiment {name!r}; known: {', '.join(known)}")
     return path
 

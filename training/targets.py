@@ -29,10 +29,17 @@ class Examples:
     """(N, 1, 48, 48) uint8, of Training."""
     targets: Tensor
     """(N, sum of labels) float: for each head in turn the probabilities that it is to give."""
+    class_weights: Tensor
+    """(sum of labels,): by which the loss of each label is multiplied; for each head in turn."""
     public_faces: Tensor
     """(M, 1, 48, 48) uint8, of PublicTest."""
     public_labels: Tensor
     """(M, heads) int64: the true label for each head, or NOT_COUNTED."""
+    teachers: tuple[str, ...]
+    """Digests of the models whose word is a part of the targets."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Examples:
+        return self  # whoever copies the experiment, as averaging does, need not copy its data
 
 
 def label_sets(recipe: Recipe) -> list[LabelSet]:
@@ -58,17 +65,23 @@ def examples(data: Dataset, recipe: Recipe) -> Examples:
     for name, part in (("Training", train), ("PublicTest", public)):
         for labels in sets:
             _check_labels(part, labels, name)
-    targets = [_targets(train, labels, recipe) for labels in sets]
+    plain = [_targets(train, labels) for labels in sets]
+    targets = [_smoothed(one, recipe.label_smoothing) for one in plain]
+    targets, teachers = _distilled(train, sets, targets, recipe)
     return Examples(
         faces=torch.from_numpy(train.images)[:, None],
-        targets=torch.cat(_distilled(train, sets, targets, recipe), 1),
+        targets=torch.cat(targets, 1),
+        class_weights=torch.cat([class_weights(one, recipe) for one in plain]),
         public_faces=torch.from_numpy(public.images)[:, None],
         public_labels=torch.stack([_labels(public, labels) for labels in sets], 1),
+        teachers=teachers,
     )
 
 
-def class_weights(targets: Tensor) -> Tensor:
-    """(N, labels) -> (labels,): N / (labels x pictures of each), the weights called balanced."""
+def class_weights(targets: Tensor, recipe: Recipe) -> Tensor:
+    """(N, labels) -> (labels,): ones; or, balanced, N / (labels x the pictures of each)."""
+    if recipe.class_weights == "none":
+        return torch.ones(targets.shape[1])
     return targets.sum() / (targets.shape[1] * targets.sum(0))
 
 
@@ -79,25 +92,27 @@ def _labels(data: Dataset, labels: LabelSet) -> Tensor:
     return torch.from_numpy(majority(data.votes))
 
 
-def _targets(data: Dataset, labels: LabelSet, recipe: Recipe) -> Tensor:
-    """(N, labels): one-hot, or the shares of the votes; smoothed; all 0 where nobody could tell."""
+def _targets(data: Dataset, labels: LabelSet) -> Tensor:
+    """(N, labels): one-hot, or the shares of the votes; all 0 where nobody could tell."""
     if labels is FER2013:
-        targets = nn.functional.one_hot(torch.from_numpy(data.labels), len(labels.labels)).float()
-    else:
-        assert data.votes is not None
-        targets = torch.from_numpy(soft_targets(data.votes))
-    even = targets.sum(1, keepdim=True) / len(labels.labels)
-    return targets.lerp(even.expand_as(targets), recipe.label_smoothing)
+        return nn.functional.one_hot(torch.from_numpy(data.labels), len(labels.labels)).float()
+    assert data.votes is not None
+    return torch.from_numpy(soft_targets(data.votes))
+
+
+def _smoothed(targets: Tensor, part: float) -> Tensor:
+    even = targets.sum(1, keepdim=True) / targets.shape[1]
+    return targets.lerp(even.expand_as(targets), part)
 
 
 def _distilled(
     data: Dataset, sets: list[LabelSet], targets: list[Tensor], recipe: Recipe
-) -> list[Tensor]:
-    """The same, moved part of the way to what the recipe's teachers say of each picture."""
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """The same, moved part of the way to what the recipe's teachers say; and who they are."""
     if recipe.distillation is None:
-        return targets
-    taught = list(targets)
-    teachers = [load_classifier(path) for path in recipe.distillation.teachers]
+        return targets, ()
+    threads = torch.get_num_threads()
+    teachers = [load_classifier(path, threads=threads) for path in recipe.distillation.teachers]
     for teacher in teachers:
         labels = label_set_of(teacher)
         if labels not in sets:
@@ -105,6 +120,7 @@ def _distilled(
                 f"the teacher {teacher.info.name} knows {labels.name}, this experiment does not"
             )
     mirrored = np.ascontiguousarray(data.images[:, :, ::-1])
+    taught = list(targets)
     for index, labels in enumerate(sets):
         views = [
             predict(teacher, images)
@@ -115,7 +131,7 @@ def _distilled(
         if views:
             said = torch.from_numpy(np.mean(views, axis=0))
             taught[index] = targets[index].lerp(said, recipe.distillation.weight)
-    return taught
+    return taught, tuple(teacher.info.digest for teacher in teachers)
 
 
 def _check_labels(data: Dataset, labels: LabelSet, split: str) -> None:

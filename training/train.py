@@ -6,6 +6,7 @@ PrivateTest is not touched here: ``mien evaluate --final`` reads it, for the fin
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,17 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from training.checkpoint import BEST, LAST, check_resumable
+from training.average import MovingAverage
+from training.checkpoint import BEST, LAST, check_resumable, open_checkpoint
 from training.data import Dataset
 from training.experiment import Experiment
 from training.pretrained import load_weights
 from training.recipe import Recipe
 from training.targets import examples
-from worker.errors import ModelError, SettingsError
+from worker.errors import SettingsError
 
 Say = Callable[[str], None]
 
@@ -83,39 +85,104 @@ def fit(
         DataError: a label has no pictures in Training or in PublicTest, or votes are missing.
         ModelError: the checkpoint to resume from is corrupt, or the weights are another network's.
     """
+    _check_processes(recipe, devices, nodes)
     given = examples(data, recipe)
-    last = out / LAST
-    digest = data.digest()
+    weights, pretrained = (None, "") if resume else load_weights(recipe)
+    provenance = {
+        "data_digest": data.digest(),
+        "votes_digest": data.votes_digest() if recipe.needs_votes else "",
+        "teachers": " ".join(given.teachers),
+        "pretrained": pretrained,
+    }
+    last, best = out / LAST, out / BEST
     if resume:
-        check_resumable(last, recipe, digest)
+        check_resumable(last, recipe, provenance)
+        begun = open_checkpoint(last)
+        provenance["pretrained"] = begun["hyper_parameters"]["pretrained"]
+        if recipe.patience is not None and _waited(begun) >= recipe.patience:
+            say(f"the run in {out} has ended: {recipe.patience} epochs brought nothing better")
+            return best
     elif last.exists():
         raise SettingsError(
             f"{out} already holds a run: continue it with --resume, or choose another --out"
         )
+    _make_writable(out)
+
+    experiment = Experiment(recipe, given, provenance, weights)
+    trainer = _trainer(recipe, out, say, progress, devices, nodes)
+    if trainer.is_global_zero:
+        say(
+            f"{recipe.model.network}, first weights: {provenance['pretrained']}; "
+            f"{len(given.faces)} pictures of Training, {len(given.public_faces)} of PublicTest; "
+            f"{trainer.strategy.root_device.type}, {trainer.precision}"
+        )
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 calls what torch has renamed since.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            # What a resumed run finds there is its own.
+            warnings.filterwarnings("ignore", message=".*exists and is not empty")
+            trainer.fit(experiment, ckpt_path=last if resume else None)
+    except OSError as error:
+        raise SettingsError(f"cannot write to the folder {out}: {error.strerror}") from None
+    finally:
+        if trainer.interrupted:
+            say(f"interrupted; go on with --resume --out {out}")
+        if trainer.is_global_zero and best.exists():
+            _complete_history(best, experiment.history)
+    return best if trainer.is_global_zero else None
+
+
+def _check_processes(recipe: Recipe, devices: int, nodes: int) -> None:
+    """Refuse to train as many networks as there are processes, or to wait for ones that never come.
+
+    Raises:
+        SettingsError: torchrun and the arguments disagree, or a batch cannot be shared out evenly.
+    """
+    wanted = devices * nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        started = int(os.environ["WORLD_SIZE"])
+        if started != wanted:
+            raise SettingsError(
+                f"torchrun started {started} processes, --devices times --nodes makes {wanted}"
+            )
+    elif nodes > 1:
+        raise SettingsError("--nodes is for runs that torchrun starts: see mien train --help")
+    if recipe.batch_size % wanted:
+        raise SettingsError(
+            f"batch_size = {recipe.batch_size} cannot be shared evenly by {wanted} processes"
+        )
+
+
+def _make_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise SettingsError(f"cannot write to the folder {out}: {error.strerror}") from None
 
-    weights, pretrained = load_weights(recipe)
-    provenance = {"data_digest": digest, "pretrained": pretrained}
-    try:
-        experiment = Experiment(recipe, given, provenance, weights)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights are not those of {recipe.model.network}: {str(error).splitlines()[0]}"
-        ) from None
-    trainer = _trainer(recipe, out, say, progress, devices, nodes)
-    with warnings.catch_warnings():
-        # Lightning 2.6 calls what torch has renamed since.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-        # What a resumed run finds there is its own.
-        warnings.filterwarnings("ignore", message=".*exists and is not empty")
-        trainer.fit(experiment, ckpt_path=last if resume else None)
-    if not trainer.is_global_zero:
-        return None
-    _complete_history(out / BEST, experiment.history)
-    return out / BEST
+
+def _waited(checkpoint: dict[str, Any]) -> int:
+    """For how many epochs early stopping had seen nothing better."""
+    states = checkpoint["callbacks"].items()
+    return next((state["wait_count"] for key, state in states if "EarlyStopping" in key), 0)
+
+
+class _Kept(ModelCheckpoint):
+    """Remembers what was best, also where the folder of the run was moved meanwhile."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {key: here(state_dict[key]) for key in paths}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath}
+        )
 
 
 def _trainer(
@@ -131,11 +198,11 @@ def _trainer(
     }
     callbacks: list[pl.Callback] = [
         EpochLines(say),
-        ModelCheckpoint(filename=Path(BEST).stem, monitor=monitor, mode=mode, **every_epoch),
-        ModelCheckpoint(filename=Path(LAST).stem, **every_epoch),
+        _Kept(filename=Path(BEST).stem, monitor=monitor, mode=mode, **every_epoch),
+        _Kept(filename=Path(LAST).stem, **every_epoch),
     ]
     if recipe.average:
-        callbacks.insert(0, EMAWeightAveraging(decay=recipe.average))
+        callbacks.insert(0, MovingAverage(recipe.average))
     if recipe.patience:
         callbacks.append(
             EarlyStopping(

@@ -17,6 +17,12 @@ from worker.errors import DataError, MienError, ModelError, SettingsError
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _no_data_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MIEN_FER2013", raising=False)
+    monkeypatch.delenv("MIEN_FERPLUS", raising=False)
+
+
 def run(*arguments: str) -> str:
     """Standard output of one command; a MienError comes through as itself."""
     app = typer.Typer()

@@ -54,6 +54,13 @@ def test_a_file_of_torchvisions_weights_is_what_the_network_begins_with(
     assert network.eval()(torch.rand(1, 1, 44, 44)).shape == (1, 7)
 
 
+def test_weights_of_another_network_are_named() -> None:
+    recipe = recipe_with(model={"network": "vgg16", "weights": "some.pth"})
+    other = {"features.0.weight": torch.zeros(64, 3, 3, 3), "fc.weight": torch.zeros(1)}
+    with pytest.raises(ModelError, match=r"not those of torchvision's vgg16: features\.0\.bias is"):
+        Network(recipe.model, HEADS, 44, other)
+
+
 def test_without_weights_nothing_is_called_pretrained() -> None:
     recipe = recipe_with(model={"network": "resnet50", "weights": "none"})
     assert load_weights(recipe) == (None, "none")
@@ -66,7 +73,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     recipe = recipe_with(model={"network": "vgg16", "weights": "imagenet"})
-    with pytest.raises(SettingsError, match=r"vgg16 .*Name or service.*--weights none"):
+    with pytest.raises(SettingsError, match=r"vgg16 .*Name or service.*train best/vgg16"):
         load_weights(recipe)
 
 
@@ -79,6 +86,9 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ModelError, match="holds no weights that torch can read"):
         load(tmp_path / "text.pth")
+    (tmp_path / "data.csv").write_text("emotion,pixels,Usage\n0,1 2 3,Training\n")
+    with pytest.raises(ModelError, match="holds no weights that torch can read"):
+        load(tmp_path / "data.csv")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ModelError, match="something else than a state dict"):
         load(tmp_path / "list.pth")

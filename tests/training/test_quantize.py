@@ -79,7 +79,9 @@ def test_half_precision_leaves_temperature_and_softmax_in_float32() -> None:
     assert {types[name] for name in weights} == {onnx.TensorProto.FLOAT16}
 
 
-def test_integers_reach_all_convolutions_and_no_negative_range_is_wasted(tiny: Dataset) -> None:
+def test_integers_reach_all_but_the_first_convolutions_and_no_range_is_wasted(
+    tiny: Dataset,
+) -> None:
     whole = onnx.load(SHIPPED)
     before = whole.SerializeToString()
     model = to_int8(whole, calibration_faces(tiny.split("Training").images))
@@ -88,16 +90,18 @@ def test_integers_reach_all_convolutions_and_no_negative_range_is_wasted(tiny: D
     made = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 7
-    for node in convolutions:
+    for node in convolutions[:2]:
+        assert values[node.input[1]].dtype == np.float32
+    for node in convolutions[2:]:
         assert [made[name].op_type for name in node.input] == ["DequantizeLinear"] * 3
         weight, scale, _zero = made[node.input[1]].input
         assert values[weight].dtype == np.int8
         # A scale for each channel that comes out.
         assert values[scale].shape == values[weight].shape[:1]
-    # Behind a ReLU nothing is negative: only the picture itself has its zero elsewhere than at 0.
+    # Behind a ReLU nothing is negative: no zero lies elsewhere than at 0.
     zeros = [values[one.input[2]] for one in model.graph.node if one.op_type == "QuantizeLinear"]
     assert {zero.dtype for zero in zeros} == {np.dtype(np.uint8)}
-    assert sorted(int(zero) > 0 for zero in zeros)[-2:] == [False, True]
+    assert {int(zero) for zero in zeros} == {0}
 
 
 def test_the_shipped_model_may_be_reduced(fer2013: Dataset, tmp_path: Path) -> None:
@@ -119,6 +123,5 @@ def test_ranges_of_black_pictures_are_refused(fer2013: Dataset, tmp_path: Path) 
     reference = load_classifier(None, "cpu").classify(images[..., None])
     found = opened(to_int8(onnx.load(SHIPPED), black), tmp_path).classify(images[..., None])
     agreement = compare(reference, found, np.ones(400, bool), labels)
-    assert agreement.top1 < 0.9
     with pytest.raises(ModelError, match="the int8 model agrees with fp32 on"):
         agreement.check("int8")

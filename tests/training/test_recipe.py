@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,11 @@ def test_a_bare_name_is_our_best_recipe() -> None:
     assert find_config("vgg16") == CONFIGS / "best" / "vgg16.toml"
     with pytest.raises(SettingsError, match=r"no experiment 'lstm'; known: best/cnn, .*reproduce/"):
         find_config("lstm")
-    with pytest.raises(SettingsError, match=r"no experiment .\.\./secret"):
-        find_config("../secret")
+    for name in ("../secret", "/etc/secret"):
+        with pytest.raises(SettingsError, match=f"no experiment '{name}'"):
+            find_config(name)
+    with pytest.raises(SettingsError, match=r"mine\.toml is a file: give it with --config"):
+        find_config("/home/me/mine.toml")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,11 @@ def test_a_bare_name_is_our_best_recipe() -> None:
         (("[model]", "augmentation = {scale = [1.1, 0.9]}\n[model]"), r"smallest, largest"),
         (("[model]", 'schedule = {kind = "step"}\n[model]'), r"schedule: .*'cosine', 'plateau'"),
         (("[model]", "[model"), "is not TOML"),
+        (('"small-cnn"', '"small-cnn"\nwidths = [0, 1, 2, 3]'), r"widths\.0: .*greater than or"),
+        (
+            ('"small-cnn"', '"vgg16"\n[[phases]]\nepochs=1\nlearning_rate=1\ntrain_from="heads"'),
+            'freezes layers, which with weights = "none" have learnt nothing',
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_file(
@@ -89,4 +98,14 @@ def test_weights_are_for_networks_that_have_some(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="small-cnn has no pretrained weights"):
         small.changed(weights="imagenet")
     big = read_recipe(written(tmp_path, MINIMAL.replace("small-cnn", "vgg16")))
+    frozen = read_recipe(find_config("reproduce/vgg16"))
+    with pytest.raises(SettingsError, match="nothing without weights: train best/vgg16 instead"):
+        frozen.changed(weights="none")
     assert big.changed(weights="file.pth").model.weights == "file.pth"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("report", "config"), [("best-cnn", "cnn"), ("best-ferplus", "cnn")])
+def test_a_committed_result_is_of_the_committed_recipe(report: str, config: str) -> None:
+    path = CONFIGS.parent / "results" / report / "report.json"
+    model = json.loads(path.read_text())["model"]
+    assert model["config_digest"] == read_recipe(find_config(config)).digest()

@@ -51,7 +51,14 @@ def test_smoothing_and_balance(tiny: Dataset) -> None:
     smooth = examples(tiny, recipe_with(label_smoothing=0.7)).targets
     assert smooth[0].tolist() == pytest.approx([0.4, *[0.1] * 6])
     counts = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
-    assert class_weights(counts).tolist() == pytest.approx([4 / 6, 2])
+    balanced = recipe_with(class_weights="balanced")
+    assert class_weights(counts, balanced).tolist() == pytest.approx([4 / 6, 2])
+    assert class_weights(counts, recipe_with()).tolist() == [1, 1]
+    rows = (tiny.labels != 1) | (np.arange(len(tiny.labels)) % 2 == 0)
+    sharp = examples(tiny.rows(rows), recipe_with(class_weights="balanced"))
+    smoothed = recipe_with(class_weights="balanced", label_smoothing=0.3)
+    assert torch.equal(examples(tiny.rows(rows), smoothed).class_weights, sharp.class_weights)
+    assert sharp.class_weights.argmax() == 1
 
 
 def test_what_is_missing_is_named(tiny: Dataset) -> None:

@@ -14,11 +14,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
 from tests.training.recipes import recipe_with  # noqa: E402
+from training.average import _move  # noqa: E402
 from training.batches import Batches  # noqa: E402
 from training.checkpoint import BEST, LAST, load_checkpoint, open_checkpoint  # noqa: E402
 from training.data import FERPLUS, Dataset, read_data  # noqa: E402
-from training.experiment import rate_at  # noqa: E402
+from training.experiment import Experiment, rate_at  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
+from training.targets import examples  # noqa: E402
 from training.train import fit  # noqa: E402
 from worker.errors import DataError, ModelError, SettingsError  # noqa: E402
 
@@ -59,6 +61,10 @@ def quiet(_line: str) -> None:
     pass
 
 
+def epochs_of(lines: list[str]) -> list[str]:
+    return [line.split("  ")[0] for line in lines if line.startswith("epoch ")]
+
+
 def trained(data: Dataset, recipe: Recipe, out: Path, **options: Any) -> dict[str, Any]:
     fit(data, recipe, out, say=options.pop("say", quiet), **options)
     return open_checkpoint(out / LAST)
@@ -84,7 +90,8 @@ def test_a_run_tells_its_epochs_and_leaves_its_checkpoints(
     unbroken: tuple[Path, list[str]], tiny: Dataset
 ) -> None:
     out, lines = unbroken
-    assert [line.split("  ")[0] for line in lines] == [f"epoch {i}/4" for i in (1, 2, 3, 4)]
+    assert lines[0].startswith("small-cnn, first weights: none; 42 pictures of Training, 14 of ")
+    assert epochs_of(lines) == [f"epoch {i}/4" for i in (1, 2, 3, 4)]
     assert sorted(path.name for path in out.glob("*.ckpt")) == [BEST, LAST]
     with (out / "logs" / "version_0" / "metrics.csv").open() as file:
         assert "public_accuracy" in next(csv.reader(file))
@@ -125,7 +132,7 @@ def test_killed_and_resumed_ends_where_an_unbroken_run_ends(
     lines: list[str] = []
     fit(tiny, RECIPE, tmp_path, resume=True, say=lines.append)
 
-    assert lines[0].startswith("epoch 3/4")
+    assert epochs_of(lines) == ["epoch 3/4", "epoch 4/4"]
     expected = weights(unbroken[0] / LAST)
     found = weights(tmp_path / LAST)
     assert found.keys() == expected.keys()
@@ -143,11 +150,13 @@ def test_another_run_is_not_overwritten_and_not_mixed_up(
         fit(tiny, RECIPE, tmp_path, resume=True, say=quiet)
     with pytest.raises(SettingsError, match="has seed = 3, not 4"):
         fit(tiny, RECIPE.changed(seed=4), out, resume=True, say=quiet)
-    with pytest.raises(SettingsError, match="begun on other data"):
+    with pytest.raises(SettingsError, match="begun with other data"):
         fit(tiny.rows(tiny.splits != 2), RECIPE, out, resume=True, say=quiet)
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"the folder .*file: File exists"):
         fit(tiny, RECIPE, tmp_path / "file", say=quiet)
+    with pytest.raises(SettingsError, match=r"augmentation\.crop = 44, not 40"):
+        fit(tiny, recipe_with(augmentation={"crop": 40}), out, resume=True, say=quiet)
     (tmp_path / LAST).write_bytes(b"PK damaged")
     with pytest.raises(ModelError, match=r"last\.ckpt is not a checkpoint"):
         fit(tiny, RECIPE, tmp_path, resume=True, say=quiet)
@@ -159,8 +168,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     content = torch.load(unbroken[0] / BEST, weights_only=True)
     content["hyper_parameters"]["recipe"]["model"] = {"network": "resnet50"}
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(ModelError, match=r"other\.ckpt is not a checkpoint.*state_dict"):
+    with pytest.raises(ModelError, match=r"other\.ckpt contradicts itself.*loading state_dict"):
         load_checkpoint(tmp_path / "other.ckpt")
+    torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
+    (tmp_path / "data.csv").write_text("emotion,pixels,Usage\n")
+    for name in ("tensor.ckpt", "data.csv"):
+        with pytest.raises(ModelError, match=f"{name} is not a checkpoint of mien train$"):
+            load_checkpoint(tmp_path / name)
     with pytest.raises(ModelError, match="no head for ferplus, it was trained on fer2013"):
         load_checkpoint(unbroken[0] / BEST, FERPLUS)
     with pytest.raises(ModelError, match=r"cannot read the checkpoint .*none\.ckpt"):
@@ -178,7 +192,7 @@ def test_one_body_learns_two_label_sets(tiny_csv: Path, tiny_votes: Path, tmp_pa
     lines: list[str] = []
     recipe = recipe_with(auxiliary_weight=1.0, phases=[{"epochs": 1, "learning_rate": 0.1}])
     fit(data, recipe, tmp_path, say=lines.append)
-    assert "  ferplus " in lines[0]
+    assert "  ferplus " in lines[1]
     seven, _ = load_checkpoint(tmp_path / BEST)
     eight, facts = load_checkpoint(tmp_path / BEST, FERPLUS)
     face = torch.zeros(1, 48, 48, 1, dtype=torch.uint8)
@@ -254,6 +268,102 @@ def test_a_resumed_run_remembers_its_plateau(tiny: Dataset, tmp_path: Path) -> N
     resumed = trained(tiny, recipe(6), tmp_path / "broken", resume=True)
     assert resumed["plateau"] == unbroken["plateau"]
     assert resumed["history"] == unbroken["history"]
+
+
+def test_a_run_that_stopped_early_stays_stopped(tiny: Dataset, tmp_path: Path) -> None:
+    recipe = recipe_with(
+        phases=[{"epochs": 30, "learning_rate": 1e-30}], choose_by="loss", patience=1, average=0.0
+    )
+    epochs = len(trained(tiny, recipe, tmp_path)["history"])
+    assert epochs < 30
+    lines: list[str] = []
+    again = trained(tiny, recipe, tmp_path, resume=True, say=lines.append)
+    assert len(again["history"]) == epochs
+    assert "has ended: 1 epochs brought nothing better" in lines[0]
+
+
+def test_dropout_is_resumed_too(tiny: Dataset, tmp_path: Path) -> None:
+    def recipe(epochs: int) -> Recipe:
+        return recipe_with(
+            model={"network": "resnet50", "dropout": 0.5},
+            phases=[{"epochs": epochs, "learning_rate": 1e-3}],
+            schedule={"kind": "plateau"},
+            augmentation={"crop": 32},
+        )
+
+    torch.manual_seed(1)
+    unbroken = trained(tiny, recipe(2), tmp_path / "unbroken")
+    torch.manual_seed(2)
+    trained(tiny, recipe(1), tmp_path / "broken")
+    torch.manual_seed(3)
+    resumed = trained(tiny, recipe(2), tmp_path / "broken", resume=True)
+    assert resumed["history"] == unbroken["history"]
+
+
+def test_a_run_that_was_moved_remembers_its_best(tiny: Dataset, tmp_path: Path) -> None:
+    def recipe(epochs: int) -> Recipe:
+        return recipe_with(
+            phases=[{"epochs": epochs, "learning_rate": 1e-30}],
+            schedule={"kind": "plateau"},
+            average=0.0,
+        )
+
+    trained(tiny, recipe(1), tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    # Nothing learns, so that no epoch is better than the first; the statistics alone move.
+    trained(tiny, recipe(3), tmp_path / "there", resume=True)
+    _, facts = load_checkpoint(tmp_path / "there" / BEST)
+    best = max(row["public_accuracy"] for row in facts["history"])
+    first = next(row["epoch"] for row in facts["history"] if row["public_accuracy"] == best)
+    assert facts["epoch"] == first
+    assert not (tmp_path / "here").exists()
+
+
+def test_what_processes_cannot_share_is_refused(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match="batch_size = 14 cannot be shared evenly by 4"):
+        fit(tiny, RECIPE, tmp_path, devices=4, say=quiet)
+    with pytest.raises(SettingsError, match="--nodes is for runs that torchrun starts"):
+        fit(tiny, RECIPE, tmp_path, nodes=2, say=quiet)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match=r"torchrun started 2 processes, .* makes 1"):
+        fit(tiny, RECIPE, tmp_path, say=quiet)
+
+
+def test_a_process_may_get_nothing_of_the_last_batch(tiny: Dataset) -> None:
+    provenance = {"data_digest": "", "pretrained": "none"}
+    experiment = Experiment(RECIPE, examples(tiny, RECIPE), provenance)
+    nothing = torch.zeros(0, 1, 48, 48, dtype=torch.uint8), torch.zeros(0, 1, dtype=torch.int64)
+    experiment.validation_step(nothing, 0)
+    assert experiment.public_loss.update_count == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny: Dataset) -> None:
+    with pytest.raises(SettingsError, match="cannot write to the folder /proc/1"):
+        fit(tiny, RECIPE, Path("/proc/1"), say=quiet)
+
+
+def test_weight_decay_of_what_is_not_there(tiny: Dataset, tmp_path: Path) -> None:
+    recipe = recipe_with(optimizer={"weight_decay_of": {"body.blok2": 0.02}})
+    with pytest.raises(SettingsError, match=r"weight_decay_of: 'body\.blok2' begins no parameter"):
+        fit(tiny, recipe, tmp_path, say=quiet)
+
+
+def test_the_average_begins_near_the_weights_and_slows_down() -> None:
+    def part(steps: int) -> float:
+        """How much of the way to 1 the average goes at one step."""
+        averaged = [torch.zeros(1), torch.zeros(2)]
+        _move(0.99, averaged, [torch.ones(1), torch.ones(2)], torch.tensor(steps))
+        return averaged[1][0].item()
+
+    assert part(1) == pytest.approx(9 / 11)
+    assert part(21) == pytest.approx(9 / 31)
+    assert part(5000) == pytest.approx(0.01)
+    counters = [torch.tensor(3)]
+    _move(0.99, counters, [torch.tensor(7)], torch.tensor(5))
+    assert counters[0] == 7
 
 
 def test_processes_share_each_batch() -> None:
