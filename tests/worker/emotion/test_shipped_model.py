@@ -19,7 +19,7 @@ def test_it_is_small_and_opens() -> None:
     expected = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     assert classifier.labels == expected
     assert (classifier.size, classifier.colour) == (48, "gray")
-    assert (classifier.info.name, classifier.info.version) == ("mien-cnn", "1")
+    assert (classifier.info.name, classifier.info.version) == ("mien-cnn", "2")
     assert -0.2 < classifier.margin < 0.2
 
 
