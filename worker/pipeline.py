@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
+from dataclasses import astuple
 
 import numpy as np
 import structlog
 
 from worker.config import WorkerSettings
+from worker.consume.backlog import backlog
 from worker.consume.images import decode_picture
 from worker.consume.leases import Lease, Leases
+from worker.consume.load import LoadMeter
 from worker.consume.reader import Delivery, Reader
 from worker.detect.mtcnn import FaceDetector, runs
 from worker.detect.track import Tracker
@@ -47,13 +52,18 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         self._health = health
+        self._meter = LoadMeter()
         self._leases = Leases(
             server,
             ttl_s=settings.lease_ttl_s,
             feeds=settings.feeds,
             progressing=lambda: health.alive()[0],
+            meter=self._meter,
         )
         self._reader = Reader(server, self._leases)
+        metrics.follow(self._meter.busy, lambda: astuple(backlog(server, self._leases.held())))
+        self._pixels: Counter[str] = Counter()
+        """Looked at for each feed, in this turn."""
         # Lease token -> the feed's tracker. What the server holds is the truth: after any doubt
         # a tracker is dropped here and restored from there.
         self._trackers: dict[str, Tracker] = {}
@@ -70,6 +80,7 @@ class Pipeline:
         """
         backoff = Backoff()
         self._health.turn()
+        self._health.stops_with(stop, self._settings.grace_s)
         self._leases.start()
         said = ""
         try:
@@ -92,14 +103,21 @@ class Pipeline:
                     backoff.wait(stop)
         finally:
             self._leases.close()
+            self._reader.close()
 
     def _turn(self, stop: threading.Event) -> None:
         settings = self._settings
         batch = self._reader.next_batch(settings.batch_size, settings.batch_wait_ms / 1000, stop)
         self._let_go_of_the_rest()
         if batch:
+            began = time.monotonic()
             self._metrics.batch_frames.observe(len(batch))
             self._settle(self._outcomes(batch))
+            # A frame's work goes mostly by its pixels; one that is not looked at makes hardly any.
+            self._pixels.update(delivery.feed for delivery in batch)
+            self._meter.worked(time.monotonic() - began, self._pixels)
+            self._pixels.clear()
+        self._leases.hand_over(self._reader.drained)
 
     def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
         """One outcome for each delivery, in the same order; no entry can raise."""
@@ -155,6 +173,7 @@ class Pipeline:
                     outcomes[_key(delivery)] = result
                 else:
                     opened.append(result)
+                    self._pixels[delivery.feed] += result[2].shape[0] * result[2].shape[1]
         with timed("detect"):
             found = self._detect([image for _, _, image in opened])
         with timed("crop"):
@@ -272,6 +291,8 @@ class Pipeline:
                 outcomes,
                 events_kept=settings.events_kept,
                 dead_kept=settings.dead_kept,
+                events_age_s=settings.events_age_s,
+                dead_age_s=settings.dead_age_s,
             )
         for answer in answers:
             self._account(answer)
