@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from worker.errors import SourceError
 from worker.records import Picture
+
+
+class SourceLost(SourceError):
+    """A camera or URL broke off or fell silent: it may come back."""
 
 
 class Source(ABC):
@@ -25,6 +30,8 @@ class Source(ABC):
     frames: int | None
     """About how many pictures there are, for a progress bar; None when unknown."""
     duration_s: float | None
+    missed: int = 0
+    """Live pictures passed over so far, because nobody took them in time."""
 
     @abstractmethod
     def pictures(self) -> Iterator[Picture]:
@@ -34,8 +41,9 @@ class Source(ABC):
         Sizes may change from picture to picture. May be called once; may be closed early.
 
         Raises:
-            SourceError: the source broke off or is damaged; every picture that could be decoded
-                has been delivered before.
+            SourceLost: a camera or URL broke off or fell silent.
+            SourceError: the source ends too early or is damaged. Before either, every picture that
+                could be decoded has been delivered.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from worker.capture.base import Source
+from worker.capture.base import Source, SourceLost
 from worker.errors import SourceError
 from worker.records import Picture
 
@@ -63,7 +63,7 @@ class CameraSource(Source):
     def _take(self) -> Picture:
         good, bgr = self._device.read()
         if not good:
-            raise SourceError(f"{self.name} stopped delivering pictures")
+            raise SourceLost(f"{self.name} stopped delivering pictures")
         now = time.monotonic()
         if self._started is None:
             self._started = now
