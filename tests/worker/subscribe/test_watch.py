@@ -67,3 +67,11 @@ def test_plain_lines_and_figures() -> None:
     assert line_of(event(faces=0)) == "hall 1:15.2 no face"
     assert latency_s(event()) == pytest.approx(0.04)
     assert clock(3600) == "60:00.0"
+
+
+def test_a_server_that_went_back_is_told() -> None:
+    board = Board()
+    board.add(event())
+    assert "went back" not in shown(board, 120)
+    board.rewound()
+    assert "the server went back 1x" in shown(board, 120)
