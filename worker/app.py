@@ -24,7 +24,8 @@ from worker.operate.dead_command import app as dead_app
 from worker.operate.feeds_command import app as feeds_app
 from worker.records import Policy
 from worker.subscribe.events import Gap, Rewind, events
-from worker.subscribe.watch import Board, line_of, plain_console
+from worker.subscribe.watch import Board, line_of
+from worker.terminal import plain_console, say, screen
 from worker.wire.codec import event_to_json
 from worker.wire.keys import check_feed_name
 from worker.wire.registry import MAX_DEPTH, registered
@@ -39,24 +40,26 @@ app = typer.Typer(
 )
 app.add_typer(feeds_app, name="feeds")
 app.add_typer(dead_app, name="dead")
-screen = plain_console(stderr=True)
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
 
 
-def _say(message: str) -> None:
-    screen.print(f"mien: {message}", soft_wrap=True)
+def _stop_on_signals(*, unwind: bool = False) -> threading.Event:
+    """An event that SIGINT and SIGTERM set; the second signal ends the process at once.
 
-
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; the second signal ends the process at once."""
+    ``unwind``: as a SystemExit, so that what the process has started ends with it.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, _: object) -> None:
         if stop.is_set():
             raise SystemExit(128 + number)
         stop.set()
+        if not unwind:
+            # The next one is the kernel's: Python would hear of it when a native call returns.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
@@ -113,6 +116,10 @@ def push_command(
     decode_threads: Annotated[
         int | None, typer.Option(help="Threads that decode a video (1).")
     ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="Keep frames until so many replicas have them, for a failover (0)."),
+    ] = None,
 ) -> None:
     """Push a video source to a feed, or many to theirs. Cameras and URLs are opened again when
     they break off.
@@ -124,11 +131,11 @@ def push_command(
     given = {
         "policy": policy, "depth": depth, "staleness_s": staleness, "fps": fps, "width": width,
         "quality": quality, "loop": loop or None, "realtime": realtime or None, "stall_s": stall,
-        "give_up_s": give_up, "decode_threads": decode_threads,
+        "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     run_push(
-        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen, say=_say
+        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen, say=say
     )
 
 
@@ -245,7 +252,7 @@ def _check_registered(server: Server, feed: str, *, wait: bool) -> None:
     if feed not in registered(server)[0]:
         if not wait:
             raise MienError(f"no feed {feed} is registered at {server.name}")
-        _say(f"waiting: no feed {feed} is registered at {server.name} yet")
+        say(f"waiting: no feed {feed} is registered at {server.name} yet")
     server.close()
 
 
@@ -270,7 +277,7 @@ def demo_command(
     if video is not None and camera is not None:
         raise SettingsError("give --video or --camera, not both")
     source = video if video is not None else None if camera is None else str(camera)
-    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals())
+    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals(unwind=True))
 
 
 def _moment(since: str) -> str | datetime:
@@ -291,7 +298,7 @@ def main() -> None:
     try:
         app()
     except MienError as error:
-        _say(str(error))
+        say(str(error))
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

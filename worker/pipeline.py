@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import astuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from worker.emotion.classifier import Classifier
 from worker.errors import EntryError, ModelError, ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
-from worker.publish.settle import Outcome, Settled, settle
+from worker.publish.settle import Outcome, Settled, settle, trim
 from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_id
@@ -32,6 +33,8 @@ from worker.wire.server import Backoff, Server
 log = structlog.get_logger()
 
 Opened = tuple[Delivery, Frame, Image]
+
+_TRIM_EVERY_S = 60.0
 
 
 class Pipeline:
@@ -67,6 +70,7 @@ class Pipeline:
         # Lease token -> the feed's tracker. What the server holds is the truth: after any doubt
         # a tracker is dropped here and restored from there.
         self._trackers: dict[str, Tracker] = {}
+        self._trim_at = time.monotonic() + _TRIM_EVERY_S
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; then settle what is in hand and release the leases.
@@ -118,6 +122,7 @@ class Pipeline:
             self._meter.worked(time.monotonic() - began, self._pixels)
             self._pixels.clear()
         self._leases.hand_over(self._reader.drained)
+        self._trim_quiet_feeds()
 
     def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
         """One outcome for each delivery, in the same order; no entry can raise."""
@@ -325,6 +330,20 @@ class Pipeline:
         self._metrics.hold({lease.feed for lease in held})
         for token in self._trackers.keys() - {lease.token for lease in held}:
             del self._trackers[token]
+
+    def _trim_quiet_feeds(self) -> None:
+        """Settling trims by age as well; where nothing is settled, events grow old all the same."""
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + _TRIM_EVERY_S
+        settings = self._settings
+        with suppress(ServerUnavailable):  # of an outage reading tells
+            trim(
+                self._server,
+                self._leases.held(),
+                events_age_s=settings.events_age_s,
+                dead_age_s=settings.dead_age_s,
+            )
 
     def _forget(self, lease: Lease | None) -> None:
         """Doubt about one feed, or about all: read again what is pending, restore the tracks."""

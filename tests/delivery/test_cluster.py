@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -220,6 +221,33 @@ def test_one_shard_gone_the_others_go_on(own_cluster: Cluster, blow: int) -> Non
     for feed in feeds:
         found = events(feed, redis=own_cluster.url, since="start", follow=False)
         assert [event.sequence for event in found] == list(range(60)), "each once, in order"
+
+
+def test_the_registrys_shard_gone_the_others_go_on(own_cluster: Cluster) -> None:
+    """Writer and worker know the feed, and its own shard is well."""
+    server = own_cluster.server
+    feed = own_cluster.spread()[2]
+    lost = own_cluster.owner(FEEDS)
+    writer = push_frames(server, feed, 10)
+    with running_worker(own_cluster.url, lease_ttl_s=2.0) as worker:
+        wait_until(lambda: in_balance(server, [feed], 10))
+        (before,) = worker.pipeline._leases.held()
+        lost.kill()
+        outage = time.monotonic()
+        sequence = 10
+        while time.monotonic() < outage + 6:  # three times to live
+            assert writer.push(frame_of(writer, sequence)).status == "accepted"
+            sequence += 1
+            time.sleep(0.05)
+        wait_until(lambda: in_balance(server, [feed], sequence), timeout_s=30)
+        (after,) = worker.pipeline._leases.held()
+        assert after.token == before.token
+        assert worker.pipeline._leases.trouble is None
+        lost.close()
+        lost.start()
+        late = own_cluster.feed_on(lost)
+        push_frames(server, late, 5)
+        wait_until(lambda: in_balance(server, [late], 5), timeout_s=30)
 
 
 def test_a_replica_takes_a_lost_shards_place(own_cluster: Cluster) -> None:

@@ -7,12 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from worker.errors import SourceError
 from worker.records import Picture
-
-
-class SourceLost(SourceError):
-    """A camera or URL broke off or fell silent: it may come back."""
 
 
 class Source(ABC):

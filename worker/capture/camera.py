@@ -10,8 +10,8 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from worker.capture.base import Source, SourceLost
-from worker.errors import SourceError
+from worker.capture.base import Source
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 _MICROSECOND = Fraction(1, 1_000_000)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from worker.capture.base import Source, SourceLost
+from worker.capture.base import Source
 from worker.capture.reader import Reader, Stopped
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0

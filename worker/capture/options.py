@@ -53,6 +53,9 @@ class PushOptions(BaseModel):
     give_up_s: float | None = Field(default=None, ge=0)
     """End when a camera or URL has been away for so long; None: wait for ever."""
     decode_threads: int = Field(default=1, ge=1, le=64)
+    replicas: int = Field(default=0, ge=0, le=16)
+    """So many replicas must have a frame before it is forgotten; a failover's losses are pushed
+    again."""
 
     @field_validator("name")
     @classmethod

@@ -58,6 +58,7 @@ def push(
     stall_s: float = 10.0,
     give_up_s: float | None = None,
     decode_threads: int = 1,
+    replicas: int = 0,
     stop: threading.Event | None = None,
     progress: Callable[[PushReport, Source], None] = lambda report, source: None,
     on_frame: Callable[[Frame], None] = lambda frame: None,
@@ -81,6 +82,8 @@ def push(
         stall_s: a camera or URL that gives no picture for so long is opened again.
         give_up_s: end when a camera or URL has been away for so long; None: wait for ever.
         decode_threads: how many threads decode a video.
+        replicas: keep each frame until so many replicas have it, and push it again where a failover
+            has lost it; a lossless push ends when they have all of them.
         stop: set it from elsewhere to end the push after the frame in hand.
         progress: called after each picture.
         on_frame: called with each frame that the server has accepted.
@@ -94,7 +97,7 @@ def push(
     options = PushOptions.checked(
         name=feed, source=source, policy=policy, depth=depth, staleness_s=staleness_s, fps=fps,
         width=width, quality=quality, loop=loop, realtime=realtime, stall_s=stall_s,
-        give_up_s=give_up_s, decode_threads=decode_threads,
+        give_up_s=give_up_s, decode_threads=decode_threads, replicas=replicas,
     )  # fmt: skip
     return push_feed(
         options, redis=redis, stop=stop or threading.Event(), progress=progress,
@@ -128,40 +131,43 @@ def push_feed(
                 return held.enter_context(_open(options, stop, say, patient=True))
 
             pictures = _rounds(opened, held, again) if options.loop else opened.pictures()
-            for picture in sample(pictures, options.fps) if options.fps else pictures:
-                seconds = float(picture.pts * picture.time_base)
-                if options.realtime and not opened.live:
-                    stop.wait(max(0.0, began_clock + seconds - time.monotonic()))
-                if stop.is_set():
-                    break
-                image = fit(picture.image, options.width) if options.width else picture.image
-                frame = Frame(
-                    feed=options.name,
-                    session=writer.session,
-                    sequence=report.read,
-                    captured_at=picture.captured_at or began + timedelta(seconds=seconds),
-                    pts=picture.pts,
-                    time_base=picture.time_base,
-                    width=image.shape[1],
-                    height=image.shape[0],
-                    encoding=Encoding.JPEG,
-                    data=encode_jpeg(image, options.quality),
-                )
-                pushed = writer.push(frame)
-                if pushed.status == "stopped":
-                    break
-                if pushed.status == "accepted":
-                    on_frame(frame)
-                report = replace(
-                    report,
-                    read=report.read + 1,
-                    accepted=report.accepted + (pushed.status == "accepted"),
-                    refused=report.refused + (pushed.status == "refused"),
-                    missed=opened.missed,
-                    displaced=report.displaced + pushed.displaced,
-                    pts_seconds=seconds,
-                )
-                progress(report, opened)
+            try:
+                for picture in sample(pictures, options.fps) if options.fps else pictures:
+                    seconds = float(picture.pts * picture.time_base)
+                    if options.realtime and not opened.live:
+                        stop.wait(max(0.0, began_clock + seconds - time.monotonic()))
+                    if stop.is_set():
+                        break
+                    image = fit(picture.image, options.width) if options.width else picture.image
+                    frame = Frame(
+                        feed=options.name,
+                        session=writer.session,
+                        sequence=report.read,
+                        captured_at=picture.captured_at or began + timedelta(seconds=seconds),
+                        pts=picture.pts,
+                        time_base=picture.time_base,
+                        width=image.shape[1],
+                        height=image.shape[0],
+                        encoding=Encoding.JPEG,
+                        data=encode_jpeg(image, options.quality),
+                    )
+                    pushed = writer.push(frame)
+                    if pushed.status == "stopped":
+                        break
+                    if pushed.status == "accepted":
+                        on_frame(frame)
+                    report = replace(
+                        report,
+                        read=report.read + 1,
+                        accepted=report.accepted + (pushed.status == "accepted"),
+                        refused=report.refused + (pushed.status == "refused"),
+                        missed=opened.missed,
+                        displaced=report.displaced + pushed.displaced,
+                        pts_seconds=seconds,
+                    )
+                    progress(report, opened)
+            finally:
+                writer.finish()
     except Stopped:
         pass
     finally:
@@ -205,6 +211,7 @@ def _writer(
                 depth=options.depth,
                 staleness_s=options.staleness_s,
                 source=opened.name,
+                replicas=options.replicas,
                 say=say,
             )
         except (ServerUnavailable, ServerFull) as error:

@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from worker.capture.base import Source, SourceLost
-from worker.errors import SourceError
+from worker.capture.base import Source
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 _WAITING = 2

@@ -19,11 +19,11 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from worker.capture.base import Source, SourceLost
+from worker.capture.base import Source
 from worker.capture.ending import StatedEnd, formats_of
 from worker.capture.timeline import Timeline
 from worker.capture.upright import square_width, upright
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 _NO_ANSWER = "no answer in time"

@@ -164,10 +164,11 @@ class Writer:
 
     def _replicated(self) -> bool:
         """Wait until the replicas have all that is kept; False if we are to stop."""
-        began = time.monotonic()
+        say_at = time.monotonic() + _SAY_SO_S
         while self._kept and not self._stop.is_set():
-            if time.monotonic() - began > _SAY_SO_S:
-                self._once(f"waiting: fewer than {self._replicas} replicas have all of {self.feed}")
+            if time.monotonic() > say_at:
+                say_at = float("inf")
+                self._say(f"waiting: fewer than {self._replicas} replicas have all of {self.feed}")
             if self._deliver(*self._kept.newest()).status == "stopped":
                 break
         return not self._kept
@@ -175,10 +176,16 @@ class Writer:
     def _keep_settings(self) -> None:
         """Follow what an operator sets, and enter the feed anew where the registry lost it: the
         server may have come back without its data."""
-        if self._in_doubt or time.monotonic() - self._settings_read > REFRESH_S:
+        if not self._in_doubt and time.monotonic() - self._settings_read <= REFRESH_S:
+            return
+        try:
             self.settings = refresh(self._server, self.feed, self.settings)
-            self._in_doubt = False
-            self._settings_read = time.monotonic()
+        except ServerUnavailable:
+            # In a Cluster the registry's shard may be gone while the feed's is well.
+            if self._in_doubt:
+                raise
+        self._in_doubt = False
+        self._settings_read = time.monotonic()
 
     def _new_session(self) -> str:
         """Later than the feed's session so far, even where the server's clock has gone back."""

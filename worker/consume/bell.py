@@ -40,7 +40,7 @@ class Bell:
             trust_s: after so long a size is asked for again, in case the server could not tell us.
         """
         self._server = server
-        self._nodes = server._nodes
+        self._nodes = server.nodes
         self._command = command
         self._trust_s = trust_s
         # By the node's name.

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -189,7 +190,7 @@ class Leases:
 
     def _share(self) -> None:
         """Tell the others that we live, and carry out our part of the plan."""
-        self._read_registry()
+        self._follow_registry()
         workers = beat(self._server, self._entry(), self._ttl_s)
         feeds = self._registered.keys()
         for worker in workers.values():
@@ -214,12 +215,19 @@ class Leases:
         """Which feeds there are, read again only when that has changed."""
         self._registry_changed |= bool(self._bell.news([FEEDS]))
         if self._registry_changed:
-            found, complaints = registered(self._server)
+            self._registered, complaints = registered(self._server)
             self._complain(complaints)
-            self._registered = {
-                feed: settings for feed, settings in found.items() if not settings.removing
-            }
             self._registry_changed = False
+
+    def _follow_registry(self) -> None:
+        """Let go of the feeds that are not there any more, and take up what is set."""
+        try:
+            self._read_registry()
+        except ServerUnavailable as error:
+            # In a Cluster its shard may be gone while the workers' and the feeds' are well.
+            if not self._registered:
+                raise
+            self._warn_once(FEEDS, "the registry is not read", str(error))
         changed = [
             (lease, self._registered.get(lease.feed))
             for lease in self.held()
@@ -237,9 +245,9 @@ class Leases:
             return
         self._renew_at = time.monotonic() + self._ttl_s / 4
         held = self.held()
-        renewed = {lease.token for lease in self._run("renew", held)}
-        for lease in held:
-            if lease.token not in renewed:
+        for lease, reply in zip(held, self._replies("renew", held), strict=True):
+            # No answer is no refusal: it may be ours still, and whoever reads or settles will hear.
+            if reply != 1 and not isinstance(reply, ServerUnavailable):
                 self.lost(lease)
 
     def _acquire(self, feeds: Iterable[str]) -> None:
@@ -289,6 +297,11 @@ class Leases:
 
     def _run(self, verb: str, leases: list[Lease]) -> list[Lease]:
         """The leases that are ours after ``verb``."""
+        replies = self._replies(verb, leases)
+        return [lease for lease, reply in zip(leases, replies, strict=True) if reply == 1]
+
+    def _replies(self, verb: str, leases: list[Lease]) -> list[Any]:
+        """For each lease 1 if it is ours after ``verb``, else 0; or why that is not known."""
         if not leases:
             return []
         ttl_ms = int(self._ttl_s * 1000)
@@ -298,7 +311,7 @@ class Leases:
         for lease, reply in zip(leases, replies, strict=True):
             if isinstance(reply, ServerError):
                 self._warn_once(lease.keys.lease, "lease refused", str(reply))
-        return [lease for lease, reply in zip(leases, replies, strict=True) if reply == 1]
+        return replies
 
     def _warn_once(self, key: str, what: str, why: str) -> None:
         if self._warned.get(key) != why:

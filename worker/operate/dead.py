@@ -133,9 +133,9 @@ def redrive(
             if status == "no-frame":
                 raise MienError(_no_pixels(feed, letter_id))
             if time.monotonic() - began > _PATIENCE_S:
-                raise MienError(f"feed {feed} takes no more: {depth} frames wait to be read")
+                raise MienError(f"feed {feed} takes no more: {depth} of its frames are unread")
             if not said:
-                say(f"waiting: {depth} frames of {feed} are still to be read")
+                say(f"waiting: {depth} frames of {feed} are unread")
                 said = True
             stop.wait(random.uniform(_SHORTEST_WAIT_S, _LONGEST_WAIT_S))
 

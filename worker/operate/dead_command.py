@@ -16,7 +16,7 @@ from worker.errors import MienError, SettingsError
 from worker.operate import dead
 from worker.operate.durations import seconds
 from worker.operate.feeds_command import Redis
-from worker.subscribe.watch import plain_console
+from worker.terminal import plain_console, say
 from worker.wire.registry import registered, settings_of
 from worker.wire.server import Server
 
@@ -113,12 +113,12 @@ def redrive_command(
     done = 0
     try:
         for letter_id, frame_id in dead.redrive(
-            server, feed, chosen, stop=threading.Event(), say=_say
+            server, feed, chosen, stop=threading.Event(), say=say
         ):
             print(f"{letter_id} -> {frame_id}", flush=True)
             done += 1
     finally:
-        _say(f"{feed}: {done} redriven" + (f", {without} without pixels" if without else ""))
+        say(f"{feed}: {done} redriven" + (f", {without} without pixels" if without else ""))
 
 
 @app.command("purge")
@@ -171,7 +171,3 @@ def _as_json(letter: dead.Letter) -> dict[str, Any]:
         "kept_bytes": max(0, letter.kept),
         "frame": json_format.MessageToDict(header) if header else None,
     }
-
-
-def _say(message: str) -> None:
-    plain_console(stderr=True).print(f"mien: {message}", soft_wrap=True)

@@ -19,7 +19,7 @@ from worker.operate.durations import seconds
 from worker.operate.feeds import RATE_OVER_S, Look, Looks, Status, as_json
 from worker.operate.remove import remove
 from worker.records import Policy
-from worker.subscribe.watch import plain_console
+from worker.terminal import plain_console, say
 from worker.wire.registry import MAX_DEPTH, FeedSettings, change
 from worker.wire.server import Server
 
@@ -159,7 +159,7 @@ def _print(look: Look, json: bool) -> None:
     out = plain_console(width=None if sys.stdout.isatty() else 500)
     out.print(table(look) if look.feeds else "no feeds yet")
     for feed, what in look.complaints.items():
-        plain_console(stderr=True).print(f"mien: {feed!a}: {what}", soft_wrap=True)
+        say(f"{feed!a}: {what}")
 
 
 def table(look: Look) -> Table:

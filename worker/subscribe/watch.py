@@ -31,11 +31,6 @@ _WINDOW_S = 5.0
 _ROWS = 24
 
 
-def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console that shows text as it is: a name may look like Rich's markup or an emoji's code."""
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
-
-
 class Board:
     """The latest event of each feed, as a table, with the rate and latency of the last seconds."""
 

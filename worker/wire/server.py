@@ -50,11 +50,12 @@ class Server:
         """
         address = parse_address(server_url(url))
         self.name = address.name
-        self._nodes = connect(address)
+        self.nodes = connect(address)
+        """Which node takes a command, for who needs a connection of their own."""
         self._spread = address.kind == "cluster"
 
     def close(self) -> None:
-        self._nodes.close()
+        self.nodes.close()
 
     def command(self, *words: Argument) -> Any:
         """One plain command and its reply as redis-py gives it.
@@ -157,14 +158,14 @@ class Server:
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         """Each command's reply, in order; a ServerError where it has none."""
-        return [self._in_our_words(reply) for reply in send(self._nodes, commands)]
+        return [self._in_our_words(reply) for reply in send(self.nodes, commands)]
 
     def _everywhere(self, words: Words) -> Any:
         try:
-            nodes = self._nodes.primaries()
+            nodes = self.nodes.primaries()
         except (redis.RedisError, exceptions.RedisClusterException) as error:
             raise self._in_our_words(error) from None
-        replies = [self._in_our_words(send_to(self._nodes, node, words)) for node in nodes]
+        replies = [self._in_our_words(send_to(self.nodes, node, words)) for node in nodes]
         for reply in replies:
             if isinstance(reply, ServerError):
                 raise reply

@@ -29,11 +29,10 @@ from tests.worker.capture.http import (
 from tests.worker.capture.rtsp import RtspServer, packetize
 from worker.capture import camera as camera_module
 from worker.capture import lasting
-from worker.capture.base import SourceLost
 from worker.capture.lasting import LastingSource
 from worker.capture.reader import Stopped
 from worker.capture.sources import open_source
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 

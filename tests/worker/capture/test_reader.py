@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.feeds import wait_until
-from worker.capture.base import Source, SourceLost
+from worker.capture.base import Source
 from worker.capture.reader import Reader, Stopped
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 

@@ -18,9 +18,8 @@ from tests.worker.capture.conftest import Clips, draw, read
 from tests.worker.capture.http import HttpCamera, file
 from tests.worker.capture.rtsp import RtspServer, packetize
 from worker.capture import camera
-from worker.capture.base import SourceLost
 from worker.capture.sources import open_source
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 from worker.wire.addresses import without_secrets
 

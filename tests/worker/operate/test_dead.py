@@ -137,7 +137,7 @@ def test_redriving_waits_for_room_and_says_so(
     assert next(done)[0] == ids[0].decode()
     with pytest.raises(MienError, match=f"feed {feed} takes no more: 4 frames wait"):
         next(done)
-    assert said == [f"waiting: 4 frames of {feed} are still to be read"]
+    assert said == [f"waiting: 4 frames of {feed} are unread"]
     stop = threading.Event()
     stop.set()
     assert list(dead.redrive(server, feed, ["1-1"], stop=stop, say=said.append)) == []

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from worker.records import Face, FrameEvent, ModelInfo
-from worker.subscribe.watch import Board, clock, latency_s, line_of, plain_console
+from worker.subscribe.watch import Board, clock, latency_s, line_of
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -55,11 +55,6 @@ def test_no_event_no_face_and_too_many_faces_are_said() -> None:
     assert "and 7 more faces" in shown(board, 80)
     board.trimmed(5)
     assert "5 events had been trimmed" in shown(board, 80)
-
-
-def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    plain_console(width=80).print("[/x] [bold] :smile:")
-    assert capsys.readouterr().out == "[/x] [bold] :smile:\n"
 
 
 def test_plain_lines_and_figures() -> None:

@@ -155,6 +155,15 @@ def test_reads_are_fenced_and_a_new_owner_finds_what_was_in_hand(own: Feed) -> N
     assert own.read(token="token-b") is not None
 
 
+def test_reading_a_feed_without_frames_leaves_no_stream(own: Feed) -> None:
+    """Somebody may read who has not heard that the feed was removed."""
+    assert own.read(after="0") == []
+    assert own.read() == []
+    assert not own.server.command("EXISTS", own.keys.frames)
+    own.push(0)
+    assert len(own.read() or []) == 1
+
+
 def test_settling_is_fenced_ordered_and_idempotent(own: Feed) -> None:
     for sequence in range(3):
         own.push(sequence)
