@@ -6,37 +6,20 @@ Every random number comes from the generator that is passed in, so that a run ca
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from training.recipe import Augmentation
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """How far the random changes may go. The crop is the size of the pictures that come out."""
-
-    crop: int = 44
-    rotation: float = 12.0
-    """Degrees, either way."""
-    translation: float = 0.10
-    """Part of the picture's side, either way, in both directions."""
-    scale: tuple[float, float] = (0.85, 1.10)
-    """The face's size against its size in the data."""
-    brightness: float = 0.2
-    """Added to all pixels, either way, where white is 1."""
-    contrast: float = 0.25
-    """Factor 1 - contrast to 1 + contrast, around the picture's mean."""
-    erasing: float = 0.3
-    """Part of the pictures in which a rectangle is replaced by one random grey."""
-    mixup: float = 0.2
-    """Parameter of the Beta distribution that mixes pictures in pairs; 0 does not mix."""
+_WIDEST_BLUR = 2
 
 
 def augment(faces: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """uint8 (N, 1, S, S) in, float (N, 1, crop, crop) in 0..1 out, on the same device."""
     pictures = _warp(faces.float() / 255, settings, generator)
     pictures = _light(pictures, settings, generator)
+    pictures = _blur(pictures, settings, generator)
     return _erase(pictures, settings, generator)
 
 
@@ -51,8 +34,9 @@ def mixup(
     u, v = (_uniform((64,), 0.0, 1.0, faces, generator).pow(1 / alpha) for _ in range(2))
     total = u + v
     fits = (total <= 1) & (total > 0)
-    first = int(fits.float().argmax())
-    weight = (u[first] / total[first]) if bool(fits[first]) else torch.ones_like(total[first])
+    # Nothing here may ask the device for a number: a GPU would have to finish all it was given.
+    first = fits.to(torch.uint8).argmax()
+    weight = torch.where(fits.any(), u.take(first) / total.take(first), 1.0)
     partner = torch.randperm(len(faces), generator=generator, device=faces.device)
     return faces.lerp(faces[partner], 1 - weight), targets.lerp(targets[partner], 1 - weight)
 
@@ -64,7 +48,7 @@ def _uniform(
 
 
 def _warp(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate, shift, scale, flip and crop in one resampling, so that pictures blur once."""
+    """Rotate, shear, shift, scale, flip, crop in one resampling, so that pictures blur once."""
     n, side = len(pictures), pictures.shape[-1]
     limit = math.radians(settings.rotation)
     angle = _uniform((n,), -limit, limit, pictures, generator)
@@ -77,9 +61,13 @@ def _warp(pictures: Tensor, settings: Augmentation, generator: torch.Generator) 
     # The matrix takes a place in the crop to a place in the picture, both in -1..1.
     reach = settings.crop / side / zoom
     cosine, sine = torch.cos(angle) * reach, torch.sin(angle) * reach
+    x_of_x, x_of_y = cosine * flip, -sine
+    if settings.shear:
+        limit = math.tan(math.radians(settings.shear))
+        x_of_y = x_of_y + _uniform((n,), -limit, limit, pictures, generator) * reach
     matrix = torch.stack(
         [
-            torch.stack([cosine * flip, -sine, shift[:, 0]], 1),
+            torch.stack([x_of_x, x_of_y, shift[:, 0]], 1),
             torch.stack([sine * flip, cosine, shift[:, 1]], 1),
         ],
         1,
@@ -98,6 +86,23 @@ def _light(pictures: Tensor, settings: Augmentation, generator: torch.Generator)
     offset = _uniform(shape, -settings.brightness, settings.brightness, pictures, generator)
     mean = pictures.mean((2, 3), keepdim=True)
     return ((pictures - mean) * factor + mean + offset).clamp(0, 1)
+
+
+def _blur(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Each picture by a Gaussian of its own, the edge repeated."""
+    if settings.blur == 0:
+        return pictures
+    n, radius = len(pictures), 3 * _WIDEST_BLUR
+    chosen = _uniform((n,), 0.0, 1.0, pictures, generator) < settings.blur
+    deviation = _uniform((n, 1), 0.0, _WIDEST_BLUR, pictures, generator).clamp(min=0.1)
+    place = torch.arange(-radius, radius + 1, device=pictures.device)
+    kernel = torch.exp(-(place**2) / (2 * deviation**2))
+    kernel = (kernel / kernel.sum(1, keepdim=True))[:, None, None]
+    # One group for each picture: they become the channels of a single one.
+    padded = torch.nn.functional.pad(pictures, [radius] * 4, mode="replicate").transpose(0, 1)
+    rows = torch.nn.functional.conv2d(padded, kernel, groups=n)
+    blurred = torch.nn.functional.conv2d(rows, kernel.transpose(2, 3), groups=n).transpose(0, 1)
+    return torch.where(chosen[:, None, None, None], blurred, pictures)
 
 
 def _erase(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.data import SIZE, read_fer2013
+from training.data import SIZE, read_data
 
 _ENLARGED = 5 * SIZE
 _BORDER = _ENLARGED // 2
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="fer2013.csv or a zip with it")
     parser.add_argument("--pictures", type=int, default=1000)
     chosen = parser.parse_args()
-    images, _ = read_fer2013(chosen.data).split("Training")
+    images = read_data(chosen.data).split("Training").images
     some = images[np.linspace(0, len(images) - 1, chosen.pictures).astype(int)]
     for border in ("replicate", "grey"):
         print(border, measure(some, border=border))

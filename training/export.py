@@ -5,113 +5,124 @@ from __future__ import annotations
 import json
 import logging
 import math
-import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from training.data import CROP_MARGIN, LABELS, SIZE, Fer2013
-from training.evaluate import Figures, measure, predict
-from training.models import MODELS, Predictor
+from training.checkpoint import load_checkpoint
+from training.data import CROP_MARGIN, FER2013, FERPLUS, SIZE, Dataset, LabelSet
+from training.data.votes import majority
+from training.evaluation import Figures, measure, predict
+from training.models import Predictor
+from training.quantize import Agreement, calibration_faces, compare, to_fp16, to_int8
 from worker.emotion.classifier import load_classifier
 from worker.errors import DataError, ModelError
+from worker.records import Floats
 
-# The lowest that torch's exporter writes without converting: every onnxruntime we allow reads it.
-OPSET = 18
+# The highest whose steps all run on a GPU too: onnxruntime 1.20, the oldest that we allow, reads
+# 21, but its CUDA provider hands the transposition of 21 to the processor.
+OPSET = 20
 TOLERANCE = 1e-4
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was measured on PublicTest before the file got its name."""
+
+    figures: Figures
+    """Of the file itself."""
+    parity: float
+    """The largest difference between PyTorch's probabilities and those of the graph in fp32."""
+    agreement: Agreement | None
+    """Of a reduced precision with fp32; None for fp32."""
 
 
 def export(
-    checkpoint: Path, data: Fer2013, out: Path, *, name: str = "mien-cnn", version: str = "1"
-) -> Figures:
-    """Write ``out`` (ONNX, one file) and return its figures on PublicTest.
+    checkpoint: Path,
+    data: Dataset,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    label_set: LabelSet | None = None,
+    precision: Precision = "fp32",
+) -> Exported:
+    """Write ``out``: ONNX, one file, that describes itself in its metadata.
 
-    Input ``faces`` uint8 (batch, 48, 48, 1), output ``probabilities`` float32 (batch, 7). The
-    temperature is the one with the least negative log-likelihood on PublicTest.
+    Input ``faces`` uint8 (batch, 48, 48, 1), output ``probabilities`` float32 (batch, L), of the
+    checkpoint's head for ``label_set`` (None: its first). The temperature is the one with the least
+    negative log-likelihood on PublicTest; for FER+ on the pictures that have a majority.
 
     Raises:
-        ModelError: the checkpoint cannot be used, or the exported file's probabilities differ from
-            PyTorch's by TOLERANCE or more on PublicTest; ``out`` is not written then.
-        DataError: the data has no PublicTest.
+        ModelError: the checkpoint cannot be used; the graph's probabilities differ from PyTorch's
+            by TOLERANCE or more somewhere on PublicTest; or the reduced precision answers too
+            differently (``quantize.Agreement``). ``out`` is not written then.
+        DataError: the data has no PublicTest, no Training (for int8), or lacks FER+'s votes.
     """
-    predictor, facts = load_checkpoint(checkpoint)
-    images, labels = data.split("PublicTest")
-    if len(labels) == 0:
-        raise DataError(
-            "the data has no pictures of PublicTest, on which the temperature is chosen"
-        )
-    faces = torch.from_numpy(images)[..., None]
-    logits = _in_parts(predictor.logits, faces)
+    predictor, facts = load_checkpoint(checkpoint, label_set)
+    label_set = {one.name: one for one in (FER2013, FERPLUS)}[facts["label_set"]]
+    public, known, labels = _public(data, label_set)
+    training = data.split("Training").images
+    if precision == "int8" and len(training) == 0:
+        raise DataError("the data has no pictures of Training, which int8 is calibrated on")
+
+    faces = torch.from_numpy(public)[..., None]
+    logits = _in_parts(predictor.logits, faces[torch.from_numpy(known)])
     predictor.temperature.fill_(best_temperature(logits, torch.from_numpy(labels)))
     expected = _in_parts(predictor, faces).numpy()
-
-    model = _to_onnx(predictor)
     metadata = {
         "name": name,
         "version": version,
-        "labels": json.dumps(LABELS),
-        "input_size": str(SIZE),
-        "colour": "gray",
-        "margin": str(CROP_MARGIN),
-        "temperature": f"{predictor.temperature.item():.6f}",
-        "metrics": json.dumps({"PublicTest": _summary(measure(expected, labels))}),
-        "training": json.dumps(facts),
+        "precision": precision,
+        **_description(predictor, facts, label_set, data),
     }
-    onnx.helper.set_model_props(model, metadata)
     draft = out.with_name(out.name + ".draft")
+
+    def answers(model: onnx.ModelProto) -> Floats:
+        """The model's on PublicTest, once it is in the draft."""
+        _save(model, metadata, draft)
+        classifier = load_classifier(draft, "cpu", threads=torch.get_num_threads())
+        return predict(classifier, public)
+
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save_model(model, draft)
-        served = predict(load_classifier(draft, "cpu", threads=torch.get_num_threads()), images)
-        difference = float(np.abs(served - expected).max())
-        if not difference < TOLERANCE:
+        model = _to_onnx(predictor)
+        served = reference = answers(model)
+        parity = float(np.abs(reference - expected).max())
+        if not parity < TOLERANCE:
             raise ModelError(
-                f"{out} was not written: the exported probabilities differ from PyTorch's "
-                f"by up to {difference:.2g}"
+                f"the exported probabilities differ from PyTorch's by up to {parity:.2g}"
             )
+        agreement = None
+        if precision != "fp32":
+            faces_of_training = calibration_faces(training)
+            model = to_fp16(model) if precision == "fp16" else to_int8(model, faces_of_training)
+            served = answers(model)
+            agreement = compare(reference, served, known, labels)
+            agreement.check(precision)
+        figures = measure(served[known], labels, label_set)
+        metadata["metrics"] = json.dumps({"PublicTest": figures.summary()})
+        _save(model, metadata, draft)
         draft.replace(out)
+    except ModelError as error:
+        raise ModelError(f"{out} was not written: {error}") from None
     except OSError as error:
         raise ModelError(f"cannot write the model {out}: {error.strerror}") from None
     finally:
-        draft.unlink(missing_ok=True)
-    return measure(served, labels)
-
-
-def load_checkpoint(path: Path) -> tuple[Predictor, dict[str, Any]]:
-    """The network of a checkpoint of ``mien train``, at temperature 1, and how it was trained.
-
-    Raises:
-        ModelError: the file is missing, or is no such checkpoint.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        recipe = content["hyper_parameters"]["recipe"]
-        labels = content["hyper_parameters"]["labels"]
-        network = MODELS[recipe["model"]](len(labels))
-        prefix = "network."
-        network.load_state_dict(
-            {
-                key.removeprefix(prefix): value
-                for key, value in content["state_dict"].items()
-                if key.startswith(prefix)
-            }
-        )
-        crop = int(recipe["augmentation"]["crop"])
-        facts = {"recipe": recipe, "epoch": content["epoch"] + 1}
-    except OSError as error:
-        raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path} is not a checkpoint of mien train: {reason[:200]}") from None
-    if tuple(labels) != LABELS:
-        raise ModelError(f"the checkpoint {path} has other labels: {', '.join(labels)}")
-    return Predictor(network, crop, temperature=1.0).eval(), facts
+        if draft.exists():
+            draft.unlink()
+    return Exported(figures, parity, agreement)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -133,6 +144,57 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
         else:
             low = left
     return math.exp((low + high) / 2)
+
+
+def multiply_adds(predictor: Predictor) -> int:
+    """Of the convolutions and linear layers, for one face; what else there is to do is not counted.
+
+    Padding counts as if it were picture, as is usual.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        predictor(torch.zeros(1, SIZE, SIZE, 1, dtype=torch.uint8))
+    return int(counter.get_total_flops()) // 2
+
+
+def parameters(predictor: Predictor) -> int:
+    """Of the network's body and of the one head that is exported."""
+    network = predictor.network
+    parts = (network.body, network.heads[predictor.label_set])
+    return sum(one.numel() for part in parts for one in part.parameters())
+
+
+def _public(
+    data: Dataset, label_set: LabelSet
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """All N pictures of PublicTest, which of them have a label (N,), and those labels (n,)."""
+    public = data.split("PublicTest")
+    _, labels = public.labelled(label_set)
+    if len(labels) == 0:
+        raise DataError(
+            "the data has no pictures of PublicTest, on which the temperature is chosen"
+        )
+    known = np.ones(len(public.images), bool)
+    if label_set == FERPLUS and public.votes is not None:
+        known = majority(public.votes) >= 0
+    return public.images, known, labels
+
+
+def _description(
+    predictor: Predictor, facts: dict[str, Any], label_set: LabelSet, data: Dataset
+) -> dict[str, str]:
+    return {
+        "labels": json.dumps(label_set.labels),
+        "label_set": label_set.name,
+        "input_size": str(SIZE),
+        "colour": "gray",
+        "margin": str(CROP_MARGIN),
+        "temperature": f"{predictor.temperature.item():.6f}",
+        "parameters": str(parameters(predictor)),
+        "multiply_adds": str(multiply_adds(predictor)),
+        "data_digest": data.digest(),
+        "config_digest": facts["config_digest"],
+        "training": json.dumps(facts),
+    }
 
 
 def _in_parts(function: Callable[[Tensor], Tensor], faces: Tensor) -> Tensor:
@@ -167,11 +229,6 @@ def _to_onnx(predictor: Predictor) -> onnx.ModelProto:
     return model
 
 
-def _summary(figures: Figures) -> dict[str, float]:
-    return {
-        "n": figures.n,
-        "accuracy": round(figures.accuracy, 6),
-        "macro_f1": round(figures.macro_f1, 6),
-        "nll": round(figures.nll, 6),
-        "ece": round(figures.ece, 6),
-    }
+def _save(model: onnx.ModelProto, metadata: dict[str, str], path: Path) -> None:
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save_model(model, path)

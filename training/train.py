@@ -1,108 +1,37 @@
-"""Fit a network on FER2013's Training split; the epoch is chosen on PublicTest.
+"""Fit a network on the Training split; the epoch is chosen on PublicTest.
 
-PrivateTest is not touched here: ``mien evaluate`` reads it, once, for the final model.
+PrivateTest is not touched here: ``mien evaluate --final`` reads it, for the final model.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import pickle
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
 
-from training.augment import augment, mixup
-from training.batches import Batches, seeded
-from training.data import LABELS, Fer2013
-from training.models import MODELS, centre_crop
+from training.checkpoint import BEST, LAST, check_resumable
+from training.data import Dataset
+from training.experiment import Experiment
+from training.pretrained import load_weights
 from training.recipe import Recipe
-from worker.errors import DataError, ModelError, SettingsError
+from training.targets import examples
+from worker.errors import ModelError, SettingsError
 
-LAST, BEST = "last.ckpt", "best.ckpt"
-
-
-class Experiment(pl.LightningModule):
-    """One recipe as Lightning wants it."""
-
-    def __init__(self, recipe: Recipe, steps: int) -> None:
-        """``steps`` is the length of an epoch in batches."""
-        super().__init__()
-        # Plain values only: a checkpoint says what it is, and opens without running any code.
-        self.save_hyperparameters({"recipe": asdict(recipe), "labels": list(LABELS)})
-        self.recipe = recipe
-        self.steps = steps
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.network = MODELS[recipe.model](len(LABELS))
-        self.network.to(memory_format=torch.channels_last)
-        self.random = torch.Generator()
-
-    def on_train_epoch_start(self) -> None:
-        # Another stream than the shuffle's, or the two would repeat each other.
-        self.random = seeded(self.recipe.seed + 1, self.current_epoch, self.device)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
-        faces, labels = batch
-        settings = self.recipe.augmentation
-        pictures = augment(faces, settings, self.random)
-        targets = nn.functional.one_hot(labels, len(LABELS)).float()
-        pictures, targets = mixup(pictures, targets, settings.mixup, self.random)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        loss = nn.functional.cross_entropy(self.network(pictures).float(), targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
-        faces, labels = batch
-        pictures = centre_crop(faces.float() / 255, self.recipe.augmentation.crop)
-        logits = self.network(pictures).float()
-        size = len(labels)
-        self.log("public_loss", nn.functional.cross_entropy(logits, labels), batch_size=size)
-        self.log("public_accuracy", (logits.argmax(1) == labels).float().mean(), batch_size=size)
-
-    def configure_optimizers(self) -> Any:
-        recipe = self.recipe
-        weights = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.SGD(
-            [
-                {"params": weights, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=True,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: rate(
-                step, int(recipe.warm_up_epochs * self.steps), recipe.epochs * self.steps
-            ),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def rate(step: int, warm_up: int, total: int) -> float:
-    """The part of the highest learning rate that step ``step`` of ``total`` uses, 0..1."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, total - warm_up))))
+Say = Callable[[str], None]
 
 
 class EpochLines(pl.Callback):
     """One line an epoch, for people and for log files."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Say) -> None:
         self._say = say
         self._began = monotonic()
 
@@ -110,125 +39,146 @@ class EpochLines(pl.Callback):
         self._began = monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         figures = trainer.callback_metrics
+        auxiliary = [
+            f"  {key.removeprefix('public_accuracy_')} {100 * value:.2f} %"
+            for key, value in figures.items()
+            if key.startswith("public_accuracy_")
+        ]
         self._say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             f"  train loss {figures['train_loss']:.4f}"
             f"  PublicTest loss {figures['public_loss']:.4f}"
             f"  accuracy {100 * figures['public_accuracy']:.2f} %"
+            f"{''.join(auxiliary)}"
             f"  {monotonic() - self._began:.0f} s"
         )
 
 
 def fit(
-    data: Fer2013,
+    data: Dataset,
     recipe: Recipe,
     out: Path,
     *,
     resume: bool = False,
     progress: bool = False,
-    say: Callable[[str], None] = print,
-) -> Path:
+    devices: int = 1,
+    nodes: int = 1,
+    say: Say = print,
+) -> Path | None:
     """Train, and return the checkpoint of the epoch that was best on PublicTest.
 
+    Of several processes, all but the first return None.
+
     ``out`` receives ``last.ckpt`` (each epoch, for ``resume``), ``best.ckpt`` and ``logs/``.
+    ``devices`` processes on each of ``nodes`` machines share each batch (Lightning's DDP; on more
+    than one machine ``torchrun`` starts them).
 
     Raises:
         SettingsError: ``out`` holds a run already and ``resume`` is off; or it holds none to
-            resume, or one of another recipe (only the number of epochs may change); or it
-            cannot be written.
-        DataError: a label has no pictures in Training or in PublicTest.
-        ModelError: the checkpoint to resume from is corrupt.
+            resume, or another one (only the number of epochs may change); or it cannot be written;
+            or ImageNet's weights cannot be had.
+        DataError: a label has no pictures in Training or in PublicTest, or votes are missing.
+        ModelError: the checkpoint to resume from is corrupt, or the weights are another network's.
     """
-    _check_labels(data)
+    given = examples(data, recipe)
     last = out / LAST
-    if last.exists() and not resume:
+    digest = data.digest()
+    if resume:
+        check_resumable(last, recipe, digest)
+    elif last.exists():
         raise SettingsError(
             f"{out} already holds a run: continue it with --resume, or choose another --out"
         )
-    if resume:
-        _check_same_recipe(last, recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"cannot write to the folder {out}: {error.strerror}") from None
 
-    faces, labels = (torch.from_numpy(part) for part in data.split("Training"))
-    public_faces, public_labels = (torch.from_numpy(part) for part in data.split("PublicTest"))
-    trainer = _trainer(recipe, out, say, progress)
-    batches = Batches(
-        faces[:, None],
-        labels,
-        recipe.batch_size,
-        lambda: seeded(recipe.seed, trainer.current_epoch),
-    )
+    weights, pretrained = load_weights(recipe)
+    provenance = {"data_digest": digest, "pretrained": pretrained}
+    try:
+        experiment = Experiment(recipe, given, provenance, weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights are not those of {recipe.model.network}: {str(error).splitlines()[0]}"
+        ) from None
+    trainer = _trainer(recipe, out, say, progress, devices, nodes)
     with warnings.catch_warnings():
         # Lightning 2.6 calls what torch has renamed since.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
         # What a resumed run finds there is its own.
         warnings.filterwarnings("ignore", message=".*exists and is not empty")
-        trainer.fit(
-            Experiment(recipe, len(batches)),
-            train_dataloaders=batches,
-            val_dataloaders=Batches(public_faces[:, None], public_labels, 512),
-            ckpt_path=last if resume else None,
-        )
+        trainer.fit(experiment, ckpt_path=last if resume else None)
+    if not trainer.is_global_zero:
+        return None
+    _complete_history(out / BEST, experiment.history)
     return out / BEST
 
 
-def _trainer(recipe: Recipe, out: Path, say: Callable[[str], None], progress: bool) -> pl.Trainer:
+def _trainer(
+    recipe: Recipe, out: Path, say: Say, progress: bool, devices: int, nodes: int
+) -> pl.Trainer:
+    monitor = f"public_{recipe.choose_by}"
+    mode = "max" if recipe.choose_by == "accuracy" else "min"
     # Two, because Lightning's own save_last is refreshed only when the best one is.
     every_epoch: dict[str, Any] = {
         "dirpath": out,
         "enable_version_counter": False,
         "save_on_train_epoch_end": True,
     }
-    last_one = ModelCheckpoint(filename=Path(LAST).stem, **every_epoch)
-    best_one = ModelCheckpoint(
-        filename=Path(BEST).stem, monitor="public_accuracy", mode="max", **every_epoch
-    )
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    callbacks: list[pl.Callback] = [
+        EpochLines(say),
+        ModelCheckpoint(filename=Path(BEST).stem, monitor=monitor, mode=mode, **every_epoch),
+        ModelCheckpoint(filename=Path(LAST).stem, **every_epoch),
+    ]
+    if recipe.average:
+        callbacks.insert(0, EMAWeightAveraging(decay=recipe.average))
+    if recipe.patience:
+        callbacks.append(
+            EarlyStopping(
+                monitor, mode=mode, patience=recipe.patience, check_on_train_epoch_end=True
+            )
+        )
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    strategy = "auto"
+    if devices * nodes > 1:
+        frozen = any(phase.train_from for phase in recipe.phases)
+        strategy = "ddp_find_unused_parameters_true" if frozen else "ddp"
     return pl.Trainer(
         accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if _has_bf16() else "32-true",
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+        precision=_precision(),
         max_epochs=recipe.epochs,
-        callbacks=[EMAWeightAveraging(decay=recipe.average), EpochLines(say), best_one, last_one],
+        gradient_clip_val=recipe.optimizer.gradient_clip or None,
+        callbacks=callbacks,
         logger=CSVLogger(out, name="logs"),
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
+        use_distributed_sampler=False,
+        benchmark=True,
     )
 
 
-def _check_labels(data: Fer2013) -> None:
-    for split in ("Training", "PublicTest"):
-        missing = set(range(len(LABELS))) - set(data.split(split)[1].tolist())
-        if missing:
-            names = ", ".join(LABELS[index] for index in sorted(missing))
-            raise DataError(f"the data has no pictures of {names} in {split}")
+def _complete_history(best: Path, history: list[dict[str, float]]) -> None:
+    """The best epoch is seldom the last: its file gets the figures of those that came after it."""
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    draft = best.with_suffix(".draft")
+    torch.save({**content, "history": history}, draft)
+    draft.replace(best)
 
 
-def _check_same_recipe(checkpoint: Path, recipe: Recipe) -> None:
-    """Refuse to go on with another recipe; only the number of epochs may change."""
-    if not checkpoint.exists():
-        raise SettingsError(f"there is no run to resume in {checkpoint.parent} (no {LAST})")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        before: dict[str, Any] = content["hyper_parameters"]["recipe"]
-    except (OSError, pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
-        raise ModelError(f"{checkpoint} is not a checkpoint of mien train: {error}") from None
-    for key, value in asdict(recipe).items():
-        if key != "epochs" and before.get(key) != value:
-            raise SettingsError(
-                f"the run in {checkpoint.parent} has {key} = {before.get(key)}, not {value}: "
-                "resume it with its own settings, or choose another --out"
-            )
-
-
-def _has_bf16() -> bool:
-    """Whether bfloat16 is fast here: in the GPU's or in the processor's own instructions."""
+def _precision() -> Any:
+    """Mixed, where the GPU or the processor has instructions for it."""
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        )
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def run(*arguments: str) -> str:
     """Standard output of one command; a MienError comes through as itself."""
     app = typer.Typer()
-    for command in (commands.train, commands.evaluate, commands.export):
+    for command in (commands.train, commands.evaluate, commands.export, commands.data):
         app.command()(command)
     result = CliRunner().invoke(app, arguments)
     if isinstance(result.exception, MienError):
@@ -29,39 +29,72 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "data"])
 def test_help_has_an_example(command: str) -> None:
     assert f"Example: mien {command} " in " ".join(run(command, "--help").split())
 
 
-def test_train_export_evaluate_in_a_row(tiny_csv: Path, tmp_path: Path) -> None:
+CONFIG = """
+batch_size = 14
+auxiliary_weight = 1.0
+[model]
+network = "small-cnn"
+[[phases]]
+epochs = 5
+learning_rate = 0.1
+"""
+
+
+def test_train_export_evaluate_in_a_row(
+    tiny_csv: Path, tiny_votes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch", reason="needs the training extra")
-    out, model, data = tmp_path / "run", tmp_path / "model.onnx", str(tiny_csv)
+    monkeypatch.setenv("MIEN_FER2013", str(tiny_csv))
+    monkeypatch.setenv("MIEN_FERPLUS", str(tiny_votes))
+    out, model, config = tmp_path / "run", tmp_path / "model.onnx", tmp_path / "mine.toml"
+    config.write_text(CONFIG)
 
     told = run(
-        "train", "cnn", "--data", data, "--out", str(out), "--epochs", "1", "--batch-size", "14",
-        "--threads", "1",
-    )  # fmt: skip
+        "train", "--config", str(config), "--out", str(out), "--max-epochs", "1", "--threads", "1"
+    )
     assert "epoch 1/1" in told
     assert f"mien export --checkpoint {out / 'best.ckpt'}" in told
 
-    told = run(
-        "export", "--checkpoint", str(out / "best.ckpt"), "--data", data, "--out", str(model)
-    )
+    told = run("export", "--checkpoint", str(out / "best.ckpt"), "--out", str(model))
     assert told.startswith(f"{model}: 3.")
 
-    measured = json.loads(run("evaluate", "--model", str(model), "--data", data, "--json"))
+    told = run("evaluate", "--model", str(model))
+    assert "PublicTest: 14 pictures" in told
+    assert "PrivateTest" not in told
+
+    ledger, report = tmp_path / "ledger.csv", tmp_path / "report"
+    final = ["evaluate", "--model", str(model), "--final", "--ledger", str(ledger)]
+    measured = json.loads(run(*final, "--out", str(report), "--sample", "3", "--json"))
     assert measured["model"]["name"] == "mien-cnn"
-    assert list(measured["splits"]) == [
+    assert measured["robustness"]["n"] == 3
+    assert list(measured["sets"]) == [
         "PublicTest",
         "PrivateTest",
         "PrivateTest without copies in Training",
+        "PublicTest + PrivateTest",
     ]
-    assert measured["splits"]["PublicTest"]["n"] == 14
+    assert json.loads((report / "report.json").read_text())["sets"] == measured["sets"]
+    assert (report / "report.html").exists()
+    assert len(ledger.read_text().splitlines()) == 2
 
-    told = run("evaluate", "--model", str(model), "--data", data, "--split", "PublicTest")
-    assert "PublicTest: 14 pictures" in told
-    assert "PrivateTest" not in told
+    # The second head of the same network.
+    told = run(
+        "export", "--checkpoint", str(out / "best.ckpt"), "--labels", "ferplus",
+        "--out", str(model), "--name", "mien-ferplus",
+    )  # fmt: skip
+    assert "12 pictures" in run("evaluate", "--model", str(model))
+
+
+def test_the_data_report(tiny_csv: Path, tiny_votes: Path) -> None:
+    told = run("data", "--data", str(tiny_csv), "--votes", str(tiny_votes), "--exact")
+    assert "disgust" in told
+    found = json.loads(run("data", "--data", str(tiny_csv), "--exact", "--json"))
+    assert isinstance(found, dict)
 
 
 def test_mistakes_are_one_sentence(tiny_csv: Path, tmp_path: Path) -> None:
@@ -69,9 +102,19 @@ def test_mistakes_are_one_sentence(tiny_csv: Path, tmp_path: Path) -> None:
         run("evaluate", "--data", str(tmp_path / "none.csv"))
     with pytest.raises(ModelError, match=r"cannot read the model .*none\.onnx"):
         run("evaluate", "--model", str(tmp_path / "none.onnx"), "--data", str(tiny_csv))
+    with pytest.raises(SettingsError, match="--ledger is for --final"):
+        run("evaluate", "--data", str(tiny_csv), "--ledger", str(tmp_path / "ledger.csv"))
     pytest.importorskip("torch", reason="needs the training extra")
-    with pytest.raises(SettingsError, match="there is no model 'lstm'; known: cnn"):
+    with pytest.raises(SettingsError, match="no experiment 'lstm'; known: best/cnn"):
         run("train", "lstm", "--data", str(tiny_csv))
+    with pytest.raises(SettingsError, match="name one experiment"):
+        run("train", "--data", str(tiny_csv))
+    with pytest.raises(SettingsError, match="name one experiment"):
+        run("train", "cnn", "--config", "x.toml", "--data", str(tiny_csv))
+    with pytest.raises(DataError, match="give their file with --votes"):
+        run("train", "cnn", "--data", str(tiny_csv), "--out", str(tmp_path / "run"))
+    with pytest.raises(SettingsError, match="small-cnn has no pretrained weights"):
+        run("train", "cnn", "--weights", "imagenet", "--data", str(tiny_csv))
 
 
 WITHOUT_TORCH = """
@@ -85,12 +128,12 @@ from pathlib import Path
 from training import app
 from worker.errors import SettingsError
 data = Path(sys.argv[1])
-for command in (lambda: app.train("cnn", data), lambda: app.export(Path("x.ckpt"), data)):
+for command in (lambda: app.train(data, "cnn"), lambda: app.export(Path("x.ckpt"), data)):
     try:
         command()
     except SettingsError as error:
         print(error)
-app.evaluate(data, None, app.Split.PUBLIC)
+app.evaluate(data)
 """
 
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
-from training.augment import Augmentation, augment, mixup  # noqa: E402
+from training.augment import augment, mixup  # noqa: E402
+from training.recipe import Augmentation  # noqa: E402
 
 STILL = Augmentation(
     crop=48, rotation=0, translation=0, scale=(1, 1), brightness=0, contrast=0, erasing=0, mixup=0
 )
+
+
+def still_but(**changes: Any) -> Augmentation:
+    return Augmentation(**{**STILL.model_dump(), **changes})
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -54,14 +59,14 @@ def test_without_changes_pictures_are_themselves_or_mirrored() -> None:
 def test_scale_below_one_makes_the_face_smaller() -> None:
     square = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
     square[:, :, 12:36, 12:36] = 255
-    half = replace(STILL, scale=(0.5, 0.5))
+    half = still_but(scale=(0.5, 0.5))
     assert augment(square, half, generator()).sum() == pytest.approx(12 * 12, rel=0.02)
 
 
 def test_shifts_stay_within_their_part_of_the_side() -> None:
     dot = torch.zeros(500, 1, 48, 48, dtype=torch.uint8)
     dot[:, :, 23:25, 23:25] = 255
-    moved = replace(STILL, translation=0.1)
+    moved = still_but(translation=0.1)
     pictures = augment(dot, moved, generator())
     place = torch.arange(48.0) + 0.5
     columns = (pictures.sum(2)[:, 0] * place).sum(1) / pictures.sum((1, 2, 3))
@@ -72,8 +77,37 @@ def test_shifts_stay_within_their_part_of_the_side() -> None:
         assert abs(float(found.mean())) < 0.5
 
 
+def test_shear_slides_rows_and_leaves_heights() -> None:
+    bar = torch.zeros(300, 1, 48, 48, dtype=torch.uint8)
+    bar[:, :, 10:38, 22:26] = 255
+    pictures = augment(bar, still_but(shear=20.0), generator())[:, 0]
+    place = torch.arange(48.0)
+    centres = (pictures * place).sum(2) / pictures.sum(2).clamp(min=1e-6)
+    slide = centres[:, 34] - centres[:, 13]  # of 21 rows, at most tan(20 degrees) each
+    assert slide.abs().max() == pytest.approx(21 * 0.364, abs=0.4)
+    assert abs(float(slide.mean())) < 1
+    assert (pictures.sum(2) > 1).sum(1).eq(28).all()
+
+
+def test_blur_is_a_gaussian_on_its_part_of_the_pictures() -> None:
+    dot = torch.zeros(1000, 1, 48, 48, dtype=torch.uint8)
+    dot[:, :, 24, 24] = 255
+    pictures = augment(dot, still_but(blur=0.4), generator())[:, 0]
+    assert torch.allclose(pictures.sum((1, 2)), torch.ones(1000), atol=1e-3), "light is kept"
+    peaks = pictures.amax((1, 2))
+    blurred = peaks < 0.99
+    # A tenth of the deviations is too small to be seen.
+    assert blurred.float().mean() == pytest.approx(0.4 * 0.9, abs=0.05)
+    widest = 1 / (2 * torch.pi * 2**2)
+    assert peaks.min() == pytest.approx(widest, rel=0.1)
+    flat = torch.full((4, 1, 48, 48), 200, dtype=torch.uint8)
+    assert torch.allclose(
+        augment(flat, still_but(blur=1.0), generator()), torch.tensor(200 / 255), atol=1e-4
+    )
+
+
 def test_erasing_hits_its_part_of_the_pictures() -> None:
-    erasing = replace(STILL, erasing=0.3)
+    erasing = still_but(erasing=0.3)
     flat = torch.full((1000, 1, 48, 48), 128, dtype=torch.uint8)
     changed = (augment(flat, erasing, generator()) - 128 / 255).abs() > 1e-3
     part = changed.any(3).any(2).float().mean()

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("facenet_pytorch", reason="needs the training extra")
 
 from training.crop_convention import _canvas, measure
-from training.data import CROP_MARGIN, Fer2013
+from training.data import CROP_MARGIN, Dataset
 
 
 def test_the_picture_lies_in_the_middle_of_its_canvas() -> None:
@@ -21,8 +21,8 @@ def test_the_picture_lies_in_the_middle_of_its_canvas() -> None:
         np.testing.assert_allclose(np.ptp(bright, axis=0), 160, atol=4)
 
 
-def test_a_few_pictures_already_show_the_margin(fer2013: Fer2013) -> None:
-    images = fer2013.split("Training")[0]
+def test_a_few_pictures_already_show_the_margin(fer2013: Dataset) -> None:
+    images = fer2013.split("Training").images
     found = measure(images[:: len(images) // 40])
     assert found.faces >= 30
     assert found.margin == pytest.approx(CROP_MARGIN, abs=0.06)

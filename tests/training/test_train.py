@@ -1,41 +1,52 @@
 from __future__ import annotations
 
+import csv
+import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
-from training.augment import Augmentation  # noqa: E402
+from tests.training.recipes import recipe_with  # noqa: E402
 from training.batches import Batches  # noqa: E402
-from training.data import Fer2013  # noqa: E402
-from training.models import SmallCnn, centre_crop  # noqa: E402
+from training.checkpoint import BEST, LAST, load_checkpoint, open_checkpoint  # noqa: E402
+from training.data import FERPLUS, Dataset, read_data  # noqa: E402
+from training.experiment import rate_at  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
-from training.train import BEST, LAST, fit, rate  # noqa: E402
+from training.train import fit  # noqa: E402
 from worker.errors import DataError, ModelError, SettingsError  # noqa: E402
 
-RECIPE = Recipe(epochs=4, batch_size=14, seed=3, warm_up_epochs=1.0)
+ROOT = Path(__file__).parents[2]
+RECIPE = recipe_with()
 
 # What another process runs until it is killed.
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from training.data import read_fer2013
-from training.recipe import Recipe
+from tests.training.recipes import recipe_with
+from training.data import read_data
 from training.train import fit
 torch.set_num_threads(1)
-recipe = Recipe(epochs=4, batch_size=14, seed=3, warm_up_epochs=1.0)
 def say(line):
     print(line, flush=True)
     if line.startswith("epoch 3/"):
         sys.stdin.read()  # hang before the third epoch is saved
-fit(read_fer2013(Path(sys.argv[1])), recipe, Path(sys.argv[2]), say=say)
+fit(read_data(Path(sys.argv[1])), recipe_with(), Path(sys.argv[2]), say=say)
+"""
+
+CONFIG = """
+batch_size = 14
+[model]
+network = "small-cnn"
+[[phases]]
+epochs = 2
+learning_rate = 0.1
 """
 
 
@@ -48,7 +59,12 @@ def quiet(_line: str) -> None:
     pass
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
+def trained(data: Dataset, recipe: Recipe, out: Path, **options: Any) -> dict[str, Any]:
+    fit(data, recipe, out, say=options.pop("say", quiet), **options)
+    return open_checkpoint(out / LAST)
+
+
+def weights(path: Path) -> dict[str, Any]:
     content = torch.load(path, weights_only=True)
     return {f"{part}.{key}": value
             for part in ("state_dict", "current_model_state")
@@ -56,7 +72,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny: Fer2013, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def unbroken(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("unbroken")
     lines: list[str] = []
@@ -65,23 +81,34 @@ def unbroken(tiny: Fer2013, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 def test_a_run_tells_its_epochs_and_leaves_its_checkpoints(
-    unbroken: tuple[Path, list[str]],
+    unbroken: tuple[Path, list[str]], tiny: Dataset
 ) -> None:
     out, lines = unbroken
     assert [line.split("  ")[0] for line in lines] == [f"epoch {i}/4" for i in (1, 2, 3, 4)]
     assert sorted(path.name for path in out.glob("*.ckpt")) == [BEST, LAST]
-    assert "public_accuracy" in (out / "logs" / "version_0" / "metrics.csv").read_text()
-    recipe = torch.load(out / BEST, weights_only=True)["hyper_parameters"]["recipe"]
-    assert recipe["model"] == "cnn"
-    assert recipe["augmentation"]["crop"] == 44
+    with (out / "logs" / "version_0" / "metrics.csv").open() as file:
+        assert "public_accuracy" in next(csv.reader(file))
+
+    predictor, facts = load_checkpoint(out / BEST)
+    assert predictor.crop == 44
+    assert facts["recipe"]["model"]["network"] == "small-cnn"
+    assert facts["config_digest"] == RECIPE.digest()
+    assert facts["data_digest"] == tiny.digest()
+    assert facts["pretrained"] == "none"
+    assert facts["seed"] == 3
+    # The best epoch's file has the figures of all epochs, and is the best of them.
+    assert [row["epoch"] for row in facts["history"]] == [1, 2, 3, 4]
+    best = max(facts["history"], key=lambda row: row["public_accuracy"])
+    assert facts["history"][facts["epoch"] - 1]["public_accuracy"] == best["public_accuracy"]
+    assert f"accuracy {100 * facts['history'][-1]['public_accuracy']:.2f} %" in lines[-1]
 
 
 def test_killed_and_resumed_ends_where_an_unbroken_run_ends(
-    unbroken: tuple[Path, list[str]], tiny_csv: Path, tiny: Fer2013, tmp_path: Path
+    unbroken: tuple[Path, list[str]], tiny_csv: Path, tiny: Dataset, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tiny_csv), str(tmp_path)],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -103,10 +130,11 @@ def test_killed_and_resumed_ends_where_an_unbroken_run_ends(
     found = weights(tmp_path / LAST)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert load_checkpoint(tmp_path / BEST)[1] == load_checkpoint(unbroken[0] / BEST)[1]
 
 
 def test_another_run_is_not_overwritten_and_not_mixed_up(
-    unbroken: tuple[Path, list[str]], tiny: Fer2013, tmp_path: Path
+    unbroken: tuple[Path, list[str]], tiny: Dataset, tmp_path: Path
 ) -> None:
     out, _ = unbroken
     with pytest.raises(SettingsError, match="already holds a run"):
@@ -114,7 +142,9 @@ def test_another_run_is_not_overwritten_and_not_mixed_up(
     with pytest.raises(SettingsError, match="no run to resume"):
         fit(tiny, RECIPE, tmp_path, resume=True, say=quiet)
     with pytest.raises(SettingsError, match="has seed = 3, not 4"):
-        fit(tiny, replace(RECIPE, seed=4), out, resume=True, say=quiet)
+        fit(tiny, RECIPE.changed(seed=4), out, resume=True, say=quiet)
+    with pytest.raises(SettingsError, match="begun on other data"):
+        fit(tiny.rows(tiny.splits != 2), RECIPE, out, resume=True, say=quiet)
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"the folder .*file: File exists"):
         fit(tiny, RECIPE, tmp_path / "file", say=quiet)
@@ -123,11 +153,120 @@ def test_another_run_is_not_overwritten_and_not_mixed_up(
         fit(tiny, RECIPE, tmp_path, resume=True, say=quiet)
 
 
-def test_a_label_without_pictures_is_named(tiny: Fer2013, tmp_path: Path) -> None:
-    kept = ~((tiny.labels == 1) & (tiny.splits == 0))
-    data = Fer2013(tiny.images[kept], tiny.labels[kept], tiny.splits[kept])
+def test_a_checkpoint_of_another_architecture_is_refused(
+    unbroken: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    content = torch.load(unbroken[0] / BEST, weights_only=True)
+    content["hyper_parameters"]["recipe"]["model"] = {"network": "resnet50"}
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ModelError, match=r"other\.ckpt is not a checkpoint.*state_dict"):
+        load_checkpoint(tmp_path / "other.ckpt")
+    with pytest.raises(ModelError, match="no head for ferplus, it was trained on fer2013"):
+        load_checkpoint(unbroken[0] / BEST, FERPLUS)
+    with pytest.raises(ModelError, match=r"cannot read the checkpoint .*none\.ckpt"):
+        load_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_a_label_without_pictures_is_named(tiny: Dataset, tmp_path: Path) -> None:
+    rows = ~((tiny.labels == 1) & (tiny.splits == 0))
     with pytest.raises(DataError, match="no pictures of disgust in Training"):
-        fit(data, RECIPE, tmp_path, say=quiet)
+        fit(tiny.rows(rows), RECIPE, tmp_path, say=quiet)
+
+
+def test_one_body_learns_two_label_sets(tiny_csv: Path, tiny_votes: Path, tmp_path: Path) -> None:
+    data = read_data(tiny_csv, tiny_votes)
+    lines: list[str] = []
+    recipe = recipe_with(auxiliary_weight=1.0, phases=[{"epochs": 1, "learning_rate": 0.1}])
+    fit(data, recipe, tmp_path, say=lines.append)
+    assert "  ferplus " in lines[0]
+    seven, _ = load_checkpoint(tmp_path / BEST)
+    eight, facts = load_checkpoint(tmp_path / BEST, FERPLUS)
+    face = torch.zeros(1, 48, 48, 1, dtype=torch.uint8)
+    assert seven(face).shape == (1, 7)
+    assert eight(face).shape == (1, 8)
+    assert facts["label_set"] == "ferplus"
+
+
+def test_frozen_blocks_stay_as_they_were_until_their_phase(tiny: Dataset, tmp_path: Path) -> None:
+    phases = [
+        {"epochs": 1, "learning_rate": 0.1, "train_from": "body.stage3"},
+        {"epochs": 1, "learning_rate": 0.1, "layer_decay": 0.5},
+    ]
+    first = recipe_with(phases=phases[:1], average=0.0)
+    both = recipe_with(phases=phases, average=0.0)
+    fresh = recipe_with(phases=[{"epochs": 1, "learning_rate": 1e-30}], average=0.0)
+    frozen = trained(tiny, first, tmp_path / "frozen")["state_dict"]
+    thawed = trained(tiny, both, tmp_path / "thawed")["state_dict"]
+    start = trained(tiny, fresh, tmp_path / "start")["state_dict"]
+    for name in start:
+        learns = name.startswith(("network.body.stage3", "network.heads"))
+        if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            if not learns:  # not even its statistics move
+                assert torch.equal(frozen[name], torch.zeros_like(frozen[name])) or (
+                    name.endswith("var")
+                    and torch.equal(frozen[name], torch.ones_like(frozen[name]))
+                )
+        elif name.endswith("weight") and start[name].ndim > 1:
+            assert torch.equal(frozen[name], start[name]) != learns, name
+            assert not torch.equal(thawed[name], frozen[name]), name
+
+
+def test_a_phase_that_begins_nowhere_is_refused(tiny: Dataset, tmp_path: Path) -> None:
+    recipe = recipe_with(phases=[{"epochs": 1, "learning_rate": 0.1, "train_from": "layer9"}])
+    with pytest.raises(SettingsError, match=r"'layer9' begins no parameter.*body\.stem, .*heads"):
+        fit(tiny, recipe, tmp_path, say=quiet)
+
+
+def test_a_plateau_lowers_the_rate_and_patience_ends_the_run(tiny: Dataset, tmp_path: Path) -> None:
+    recipe = recipe_with(
+        optimizer={"name": "adam", "weight_decay": 0.0, "gradient_clip": 1.0},
+        schedule={"kind": "plateau", "factor": 0.5, "patience": 0, "lowest": 1e-4},
+        phases=[{"epochs": 30, "learning_rate": 1e-2}],
+        choose_by="loss",
+        patience=3,
+        average=0.0,
+        class_weights="balanced",
+    )
+    content = trained(tiny, recipe, tmp_path)
+
+    rate, best, since = 1e-2, float("inf"), 0
+    losses = [row["public_loss"] for row in content["history"]]
+    for loss in losses:
+        rate = rate if loss < best * (1 - 1e-4) else max(rate / 2, 1e-4)
+        since = 0 if loss < best else since + 1
+        best = min(best, loss)
+    assert since == 3, "it stopped three epochs after its best"
+    assert len(losses) < 30
+    rates = {group["lr"] for group in content["optimizer_states"][0]["param_groups"]}
+    assert rates == {rate}
+    assert rate < 1e-2
+
+
+def test_a_resumed_run_remembers_its_plateau(tiny: Dataset, tmp_path: Path) -> None:
+    def recipe(epochs: int) -> Recipe:
+        return recipe_with(
+            schedule={"kind": "plateau", "factor": 0.5, "patience": 1},
+            phases=[{"epochs": epochs, "learning_rate": 0.1}],
+        )
+
+    unbroken = trained(tiny, recipe(6), tmp_path / "unbroken")
+    trained(tiny, recipe(3), tmp_path / "broken")
+    resumed = trained(tiny, recipe(6), tmp_path / "broken", resume=True)
+    assert resumed["plateau"] == unbroken["plateau"]
+    assert resumed["history"] == unbroken["history"]
+
+
+def test_processes_share_each_batch() -> None:
+    faces, labels = torch.arange(10), torch.arange(10) * 2
+
+    def batches(rank: int, world: int) -> list[Any]:
+        generator = lambda: torch.Generator().manual_seed(1)  # noqa: E731
+        return [faces for faces, _ in Batches(faces, labels, 4, generator, rank, world)]
+
+    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
+    for whole, one, other in zip(alone, first, second, strict=True):
+        assert len(one) == len(other) == 2
+        assert set(one.tolist()) | set(other.tolist()) == set(whole.tolist())
 
 
 def test_batches_cover_an_epoch_in_an_order_of_their_own() -> None:
@@ -145,33 +284,45 @@ def test_batches_cover_an_epoch_in_an_order_of_their_own() -> None:
     assert torch.equal(torch.cat([batch[0] for batch in whole]), faces)
 
 
-def test_the_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [rate(step, 10, 100) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == rates[10] == 1
-    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
-    assert rates[100] == pytest.approx(0)
-    assert rates[55] == pytest.approx(0.5)
+def test_the_rate_warms_up_and_ends_at_zero_in_each_phase() -> None:
+    phases = [
+        {"epochs": 10, "learning_rate": 0.4},
+        {"epochs": 20, "learning_rate": 0.2, "layer_decay": 0.5},
+    ]
+    recipe = recipe_with(phases=phases, schedule={"kind": "cosine", "warm_up_epochs": 2.0})
+    rates = [rate_at(recipe, step / 10, 0) for step in range(301)]
+    assert rates[10] == pytest.approx(0.2)
+    assert max(rates) == rates[20] == pytest.approx(0.4)
+    assert all(later < earlier for earlier, later in pairwise(rates[20:100]))
+    assert rates[99] < 0.001
+    assert max(rates[100:]) == rates[120] == pytest.approx(0.2)
+    assert rates[300] == pytest.approx(0)
+    assert rate_at(recipe, 12.0, 3) == pytest.approx(0.2 / 8)
 
 
-def test_the_network_learns_to_tell_seven_patterns_apart(tiny: Fer2013) -> None:
-    """A whole step by hand, without Lightning: the loss falls to almost nothing."""
-    torch.manual_seed(0)
-    network = SmallCnn(7)
-    faces, labels = (torch.from_numpy(part) for part in tiny.split("Training"))
-    pictures = centre_crop(faces[:, None].float() / 255, Augmentation().crop)
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
-    for _ in range(12):
-        loss = torch.nn.functional.cross_entropy(network(pictures), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.1
-
-
-def test_the_networks_constants_are_the_datas(fer2013: Fer2013) -> None:
-    from training import models
-
-    images = fer2013.split("Training")[0]
-    assert np.mean(images) / 255 == pytest.approx(models._MEAN, abs=1e-3)
-    assert np.std(images, dtype=np.float32) / 255 == pytest.approx(models._DEVIATION, abs=1e-3)
+@pytest.mark.parametrize("launcher", ["mien", "torchrun"])
+def test_two_processes_train_one_network(launcher: str, tiny_csv: Path, tmp_path: Path) -> None:
+    """As the help says it: Lightning starts the second process, or torchrun both."""
+    config, out, bin_ = tmp_path / "two.toml", tmp_path / "run", Path(sys.executable).parent
+    config.write_text(CONFIG)
+    command = [str(bin_ / "mien"), "train", "--config", str(config), "--data", str(tiny_csv)]
+    command += ["--out", str(out), "--devices", "2", "--threads", "1"]
+    if launcher == "torchrun":
+        torchrun = [str(bin_ / "torchrun"), "--nproc-per-node", "2", "--no-python"]
+        command = [*torchrun, *command]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    told = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
+    assert [line.split("  ")[0] for line in told] == ["epoch 1/2", "epoch 2/2"]
+    content = open_checkpoint(out / LAST)
+    # Three batches of 14 an epoch, as one process would see, each shared by two.
+    assert content["global_step"] == 2 * 3
+    assert len(content["history"]) == 2

@@ -1,7 +1,4 @@
-"""FER2013 as it was published: one CSV of 48 x 48 grey faces, plain or inside a zip.
-
-Only numpy and the standard library are needed here, so that ``mien evaluate`` runs without torch.
-"""
+"""FER2013 as Kaggle published it: one CSV of ``emotion,pixels,Usage``, plain or inside a zip."""
 
 from __future__ import annotations
 
@@ -11,49 +8,21 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
+from training.data.dataset import FER2013, SIZE, SPLITS, Dataset
 from worker.errors import DataError
-
-LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""The expressions in the order of the CSV's ``emotion`` column, which is the models' order too."""
-
-SPLITS = ("Training", "PublicTest", "PrivateTest")
-SIZE = 48
-
-CROP_MARGIN = -0.06
-"""What ``crop_faces`` adds to a box of MTCNN so that its crop shows what FER2013's pictures show:
-measured by ``training.crop_convention``, where the figures are."""
 
 _COLUMNS = ["emotion", "pixels", "Usage"]
 _BYTE = {str(value): value for value in range(256)}
-_EMOTION = {str(index): index for index in range(len(LABELS))}
+_EMOTION = {str(index): index for index in range(len(FER2013.labels))}
 _SPLIT = {name: index for index, name in enumerate(SPLITS)}
 
 
-@dataclass(frozen=True, slots=True)
-class Fer2013:
-    """All rows of the CSV in its own order, so that other files of votes stay aligned with it."""
-
-    images: npt.NDArray[np.uint8]
-    """(N, 48, 48): grey, rows from the top."""
-    labels: npt.NDArray[np.int64]
-    """(N,): index into LABELS."""
-    splits: npt.NDArray[np.uint8]
-    """(N,): index into SPLITS."""
-
-    def split(self, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Images (n, 48, 48) and labels (n,) of one of SPLITS, in the file's order."""
-        chosen = self.splits == SPLITS.index(name)
-        return self.images[chosen], self.labels[chosen]
-
-
-def read_fer2013(path: Path) -> Fer2013:
+def read_csv(path: Path) -> Dataset:
     """Read ``fer2013.csv``, or a zip with exactly one member of a name that ends in ``.csv``.
 
     Raises:
@@ -70,19 +39,11 @@ def read_fer2013(path: Path) -> Fer2013:
             splits.append(split)
     if not labels:
         raise DataError(f"{path.name} has a header but no rows")
-    return Fer2013(
+    return Dataset(
         images=np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE),
         labels=np.array(labels, np.int64),
         splits=np.array(splits, np.uint8),
     )
-
-
-def without_copies(
-    images: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.bool_]:
-    """Which of ``images`` (n, 48, 48) have no pixel-for-pixel copy in ``others``: (n,) bool."""
-    known = {image.tobytes() for image in others}
-    return np.array([image.tobytes() not in known for image in images], bool)
 
 
 def _rows(name: str, text: IO[str]) -> Iterator[tuple[int, bytes, int]]:
@@ -106,7 +67,9 @@ def _rows(name: str, text: IO[str]) -> Iterator[tuple[int, bytes, int]]:
 
 def _emotion(where: str, field: str) -> int:
     if field not in _EMOTION:
-        raise DataError(f"{where}: unknown emotion {field[:20]!r}, expected 0 to {len(LABELS) - 1}")
+        raise DataError(
+            f"{where}: unknown emotion {field[:20]!r}, expected 0 to {len(_EMOTION) - 1}"
+        )
     return _EMOTION[field]
 
 

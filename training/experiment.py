@@ -1,0 +1,252 @@
+"""One recipe as Lightning wants it: the steps, the rates, what is frozen when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from training.augment import augment, mixup
+from training.batches import Batches, seeded
+from training.models import Network, Weights, centre_crop
+from training.recipe import Cosine, Phase, Plateau, Recipe
+from training.targets import NOT_COUNTED, Examples, class_weights, label_sets
+from worker.errors import SettingsError
+
+_PUBLIC_BATCH = 512
+
+
+class Experiment(pl.LightningModule):
+    """Fits one network; PublicTest is looked at after each epoch."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Examples,
+        provenance: dict[str, str],
+        weights: Weights | None = None,
+    ) -> None:
+        """``provenance`` says where data and weights are from; checkpoints keep it.
+
+        Raises:
+            SettingsError: a phase begins at a parameter that the network has not.
+            RuntimeError: ``weights`` are those of another network.
+        """
+        super().__init__()
+        sets = label_sets(recipe)
+        # Plain values only: a checkpoint says what it is, and opens without running any code.
+        self.save_hyperparameters(
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "labels": {one.name: list(one.labels) for one in sets},
+                **provenance,
+            }
+        )
+        self.recipe = recipe
+        self.data = data
+        self.history: list[dict[str, float]] = []
+        heads = {one.name: len(one.labels) for one in sets}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.network = Network(recipe.model, heads, recipe.augmentation.crop, weights)
+        self.network.to(memory_format=torch.channels_last)
+        for phase in recipe.phases:
+            self._first_to_learn(phase)
+        self.random = torch.Generator()
+        self.plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
+        # Of each head: its columns among the logits, its part of the loss, its classes' weights.
+        self._columns = list(heads.values())
+        self._parts = [1.0, recipe.auxiliary_weight][: len(heads)]
+        for index, targets in enumerate(self._split(data.targets)):
+            balanced = recipe.class_weights == "balanced"
+            value = class_weights(targets) if balanced else torch.ones(targets.shape[1])
+            self.register_buffer(f"class_weights_{index}", value, persistent=False)
+        self.public_loss = MeanMetric()
+        self.public_accuracy = nn.ModuleList(
+            MulticlassAccuracy(n, average="micro", ignore_index=NOT_COUNTED) for n in self._columns
+        )
+
+    def train_dataloader(self) -> Batches:
+        # Here, and not before the fit: only now is it known which device this process has.
+        return Batches(
+            self.data.faces.to(self.device),
+            self.data.targets.to(self.device),
+            self.recipe.batch_size,
+            lambda: seeded(self.recipe.seed, self.current_epoch),
+            self.global_rank,
+            self.trainer.world_size,
+        )
+
+    def val_dataloader(self) -> Batches:
+        return Batches(
+            self.data.public_faces.to(self.device),
+            self.data.public_labels.to(self.device),
+            _PUBLIC_BATCH,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        # Another stream than the shuffle's, or the two would repeat each other.
+        stream = self.recipe.seed + 1 + 7919 * self.global_rank
+        self.random = seeded(stream, self.current_epoch, self.device)
+        phase, first = self.recipe.phase_at(self.current_epoch)
+        self._freeze(phase)
+        if isinstance(self.recipe.schedule, Plateau) and self.current_epoch == first:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = _highest(phase, group["depth"])
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        faces, targets = batch
+        settings = self.recipe.augmentation
+        pictures = augment(faces, settings, self.random)
+        pictures, targets = mixup(pictures, targets, settings.mixup, self.random)
+        logits = self.network(pictures.contiguous(memory_format=torch.channels_last)).float()
+        losses = [
+            part * nn.functional.cross_entropy(head, target, self.get_buffer(f"class_weights_{i}"))
+            for i, (head, target, part) in enumerate(
+                zip(self._split(logits), self._split(targets), self._parts, strict=True)
+            )
+        ]
+        self.log("train_loss", losses[0].detach(), on_step=False, on_epoch=True, sync_dist=True)
+        return torch.stack(losses).sum()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
+        faces, labels = batch
+        pictures = centre_crop(faces.float() / 255, self.recipe.augmentation.crop)
+        logits = self._split(self.network(pictures).float())
+        losses = nn.functional.cross_entropy(
+            logits[0], labels[:, 0], ignore_index=NOT_COUNTED, reduction="none"
+        )
+        self.public_loss.update(losses, (labels[:, 0] != NOT_COUNTED).float())
+        for head, truth, accuracy in zip(logits, labels.T, self.public_accuracy, strict=True):
+            accuracy.update(head, truth)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("public_loss", self.public_loss)
+        for index, name in enumerate(self.network.heads):
+            key = "public_accuracy" if index == 0 else f"public_accuracy_{name}"
+            self.log(key, self.public_accuracy[index])  # type: ignore[arg-type]
+
+    def on_train_epoch_end(self) -> None:
+        figures = self.trainer.callback_metrics
+        keys = [key for key in figures if key.startswith(("train_loss", "public_"))]
+        self.history.append(
+            {
+                "epoch": self.current_epoch + 1,
+                **{key: round(float(figures[key]), 6) for key in keys},
+            }
+        )
+
+        # Lightning would do this only after the checkpoint of the epoch is written, and a resumed
+        # run would miss a step.
+        if self.plateau is not None:
+            self.plateau.step(float(figures["public_loss"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = list(self.history)
+        checkpoint["plateau"] = self.plateau.state_dict() if self.plateau else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+        self._plateau_state = checkpoint.get("plateau")
+
+    def configure_optimizers(self) -> Any:
+        settings = self.recipe.optimizer
+        groups: dict[tuple[int, float], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            key = (self.network.depth_below_output(name), self._decay(name, parameter))
+            groups.setdefault(key, []).append(parameter)
+        depths = [depth for depth, _ in groups]
+        parameters = [
+            {"params": group, "weight_decay": decay, "depth": depth}
+            for (depth, decay), group in groups.items()
+        ]
+        schedule = self.recipe.schedule
+        # The cosine gives the rate itself, so its optimizer's own is 1.
+        rate = 1.0 if isinstance(schedule, Cosine) else self.recipe.phases[0].learning_rate
+        optimizer: torch.optim.Optimizer
+        if settings.name == "sgd":
+            nesterov = settings.momentum > 0
+            optimizer = torch.optim.SGD(
+                parameters, rate, momentum=settings.momentum, nesterov=nesterov
+            )
+        else:
+            optimizer = torch.optim.Adam(parameters, rate)
+        if isinstance(schedule, Cosine):
+            steps = len(self.data.targets) // min(self.recipe.batch_size, len(self.data.targets))
+            each: list[Callable[[int], float]] = [
+                partial(self._rate, steps, depth) for depth in depths
+            ]
+            scheduler = {"scheduler": LambdaLR(optimizer, each), "interval": "step"}
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        self.plateau = ReduceLROnPlateau(
+            optimizer, factor=schedule.factor, patience=schedule.patience, min_lr=schedule.lowest
+        )
+        if self._plateau_state is not None:
+            self.plateau.load_state_dict(self._plateau_state)
+        return optimizer
+
+    def _rate(self, steps: int, depth: int, step: int) -> float:
+        return rate_at(self.recipe, step / steps, depth)
+
+    def _decay(self, name: str, parameter: Tensor) -> float:
+        for start, value in self.recipe.optimizer.weight_decay_of.items():
+            if name.startswith(start):
+                return value if parameter.ndim > 1 else 0.0
+        return self.recipe.optimizer.weight_decay if parameter.ndim > 1 else 0.0
+
+    def _split(self, columns: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(columns, self._columns, 1)
+
+    def _first_to_learn(self, phase: Phase) -> int:
+        names = [name for name, _ in self.network.named_parameters()]
+        for index, name in enumerate(names):
+            if phase.train_from is None or name.startswith(phase.train_from):
+                return index
+        blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
+        raise SettingsError(
+            f"phases.train_from = {phase.train_from!r} begins no parameter of the network; its "
+            f"blocks are {', '.join(blocks)}"
+        )
+
+    def _freeze(self, phase: Phase) -> None:
+        """What is frozen keeps its statistics, too, and drops nothing out."""
+        first = self._first_to_learn(phase)
+        for index, parameter in enumerate(self.network.parameters()):
+            parameter.requires_grad_(index >= first)
+        self.network.train()
+        for module in self.network.modules():
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+
+def rate_at(recipe: Recipe, epoch: float, depth: int) -> float:
+    """The learning rate, ``epoch`` epochs (with fractions) into a run with a cosine schedule.
+
+    ``depth`` is the number of blocks between a parameter and the output.
+    """
+    assert isinstance(recipe.schedule, Cosine)
+    phase, first = recipe.phase_at(int(epoch))
+    warm_up = min(recipe.schedule.warm_up_epochs, phase.epochs / 2)
+    into = epoch - first
+    if into < warm_up:
+        part = max(into, 1e-2) / warm_up
+    else:
+        done = min(1.0, (into - warm_up) / (phase.epochs - warm_up))
+        part = 0.5 * (1 + math.cos(math.pi * done))
+    return part * _highest(phase, depth)
+
+
+def _highest(phase: Phase, depth: int) -> float:
+    return phase.learning_rate * phase.layer_decay**depth
