@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.delivery.machines import Workshop, replicate
 from tests.delivery.test_sentinel import Watched, published
 from tests.doubles import running_worker
+from tests.e2e.processes import SAMPLE, ended, running
 from tests.feeds import frame_of, wait_until
 from worker.capture.writer import Writer
 from worker.subscribe.events import events
@@ -15,10 +18,12 @@ from worker.wire.books import read_books
 from worker.wire.server import Server
 
 
-def writer_of(server: Server, feed: str, said: list[str], **options: int) -> Writer:
+def writer_of(
+    server: Server, feed: str, said: list[str], stop: threading.Event | None = None
+) -> Writer:
     return Writer(
-        server, feed, stop=threading.Event(), policy="lossless", depth=1000, say=said.append,
-        replicas=1, **options,
+        server, feed, stop=stop or threading.Event(), policy="lossless", depth=1000,
+        say=said.append, replicas=1,
     )  # fmt: skip
 
 
@@ -55,6 +60,39 @@ def test_what_a_failover_loses_is_pushed_again(tmp_path: Path, feed: str) -> Non
         found = events(feed, redis=url, since="start", follow=False)
         assert [event.sequence for event in found] == list(range(16)), "each once, in order"
         assert read_books(Server(url), feed).balanced
+
+
+def test_a_push_ends_when_the_replicas_have_all_of_it(tmp_path: Path, feed: str) -> None:
+    with Workshop(tmp_path) as workshop:
+        primary = workshop.machine("repl-diskless-sync-delay 0")
+        server = Server(primary.url)
+        options = ["--fps", "1", "--width", "64", "--replicas", "1"]
+        with running("push", SAMPLE, "--feed", feed, "--redis", primary.url, *options) as push:
+            wait_until(lambda: read_books(server, feed).offered == 14, timeout_s=60)
+            assert push.poll() is None, "there is no replica"
+            replicate(workshop.machine(), primary)
+            done = ended(push)
+        assert done.returncode == 0, done.stderr
+        assert "14 frames accepted" in done.stderr
+        assert read_books(server, feed).offered == 14
+
+
+def test_waiting_for_replicas_is_said_once(
+    tmp_path: Path, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.capture.writer._SAY_SO_S", 0.1)
+    with Workshop(tmp_path) as workshop:
+        said: list[str] = []
+        stop = threading.Event()
+        writer = writer_of(Server(workshop.machine().url), feed, said, stop)
+        assert writer.push(frame_of(writer, 0)).status == "accepted"
+        waiting = threading.Thread(target=writer.finish, daemon=True)
+        waiting.start()
+        waiting.join(timeout=2)  # some ten attempts
+        stop.set()
+        waiting.join(timeout=10)
+        assert not waiting.is_alive()
+        assert said == [f"waiting: fewer than 1 replicas have all of {feed}"]
 
 
 def test_the_last_frames_are_waited_for(tmp_path: Path, feed: str) -> None:

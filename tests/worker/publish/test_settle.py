@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.doubles import running_worker
 from tests.feeds import push_frames, wait_until
 from worker.consume.leases import Lease
 from worker.consume.reader import Delivery
@@ -116,3 +117,17 @@ def test_quiet_feeds_are_trimmed_by_their_own_age(server: Server) -> None:
     assert [left(server, lease.keys.events) for lease in leases] == [1, 2, 1]
     assert [left(server, lease.keys.dead) for lease in leases] == [1, 2, 2]
     trim(server, [])
+
+
+def test_a_worker_trims_the_quiet_feeds_that_it_holds(
+    server: Server, server_url: str, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline._TRIM_EVERY_S", 0.1)
+    keys = FeedKeys.of(feed)
+    register(server, feed, dead_age_s=36_000.0)
+    long_ago_ms = server.now_us() // 1000 - 3_600_000
+    for key in (keys.events, keys.dead):
+        server.command("XADD", key, long_ago_ms, "n", 1)
+    with running_worker(server_url, events_age_s=60.0, dead_age_s=60.0):
+        wait_until(lambda: left(server, keys.events) == 0)
+    assert left(server, keys.dead) == 1
