@@ -135,7 +135,7 @@ def test_redriving_waits_for_room_and_says_so(
         server, feed, [i.decode() for i in ids], stop=threading.Event(), say=said.append
     )
     assert next(done)[0] == ids[0].decode()
-    with pytest.raises(MienError, match=f"feed {feed} takes no more: 4 frames wait"):
+    with pytest.raises(MienError, match=f"feed {feed} takes no more: 4 of its frames are unread"):
         next(done)
     assert said == [f"waiting: 4 frames of {feed} are unread"]
     stop = threading.Event()
