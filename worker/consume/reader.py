@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,9 @@ import structlog
 
 from worker.consume.bell import Bell
 from worker.consume.leases import Lease, Leases
-from worker.errors import ServerError
+from worker.errors import ServerError, ServerUnavailable
 from worker.wire.keys import CONSUMER, GROUP
-from worker.wire.server import Server, fields_of, text
+from worker.wire.server import Call, Server, fields_of, text
 
 log = structlog.get_logger()
 
@@ -203,16 +204,21 @@ class Reader:
         """For each request what came; None if the feed cannot be read now."""
         if not requests:
             return []
-        replies = self._server.run_many(
-            "read",
-            [
-                (
-                    [lease.keys.lease, lease.keys.frames, lease.keys.stats],
-                    [lease.token, GROUP, CONSUMER, after, count, self._leases.me],
-                )
-                for lease, after, count in requests
-            ],
-        )
+        calls: list[Call] = [
+            (
+                [lease.keys.lease, lease.keys.frames, lease.keys.stats],
+                [lease.token, GROUP, CONSUMER, after, count, self._leases.me],
+            )
+            for lease, after, count in requests
+        ]
+        replies: Sequence[Any]
+        try:
+            replies = self._server.run_many("read", calls)
+        except ServerUnavailable as error:
+            if not self._server.spread:
+                raise
+            # They are all on shards that are gone. The other feeds' may be well.
+            replies = [error] * len(requests)
         return [
             self._received(lease, reply)
             for (lease, *_), reply in zip(requests, replies, strict=True)

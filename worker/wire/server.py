@@ -52,7 +52,8 @@ class Server:
         self.name = address.name
         self.nodes = connect(address)
         """Which node takes a command, for who needs a connection of their own."""
-        self._spread = address.kind == "cluster"
+        self.spread = address.kind == "cluster"
+        """Whether feeds are on several nodes: then one that is gone says nothing of the others."""
 
     def close(self) -> None:
         self.nodes.close()
@@ -131,7 +132,7 @@ class Server:
         deadline = time.monotonic() + (block_ms or 0) / 1000
         pause_s = _SHORTEST_PAUSE_S
         # A Cluster reads streams of different slots by different commands, and none may block then.
-        reads = [{key: id} for key, id in after.items()] if self._spread else [after]
+        reads = [{key: id} for key, id in after.items()] if self.spread else [after]
         wait_ms = block_ms if len(reads) == 1 else None
         while True:
             replies = self._send([_read(streams, count, wait_ms) for streams in reads])

@@ -72,7 +72,7 @@ def test_two_workers_never_hold_one_feed_and_a_clean_stop_hands_over(
 
 def test_the_feed_of_a_dead_worker_is_taken_over(server: Server, make: Make) -> None:
     register(server, "a")
-    server.command("SET", FeedKeys.of("a").lease, "a worker that died", "PX", 300)
+    server.command("SET", FeedKeys.of("a").lease, "a worker that died", "PX", 2000)
     leases = make()
     assert names(leases) == set()
     wait_until(lambda: names(leases) == {"a"}, timeout_s=5)

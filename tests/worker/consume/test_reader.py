@@ -241,6 +241,7 @@ def test_what_another_consumer_has_taken_from_a_held_feed_comes_back(
     reader = Reader(server, leases)
     assert reader.next_batch(1, 0.0, STOP) == []
     push_frames(server, feed, 1)
+    server.command("XGROUP", "CREATE", frames, GROUP, "0")
     server.command("XREADGROUP", "GROUP", GROUP, "by-hand", "COUNT", 1, "STREAMS", frames, ">")
     found: list[Delivery] = []
     wait_until(lambda: bool(found.extend(reader.next_batch(1, 0.0, STOP)) or found))
