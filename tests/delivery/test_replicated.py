@@ -92,7 +92,7 @@ def test_waiting_for_replicas_is_said_once(
         stop.set()
         waiting.join(timeout=10)
         assert not waiting.is_alive()
-        assert said == [f"waiting for 1 of the replicas to have all of {feed}"]
+        assert said == [f"waiting for 1 replicas to have all of {feed}"]
 
 
 def test_the_last_frames_are_waited_for(tmp_path: Path, feed: str) -> None:

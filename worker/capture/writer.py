@@ -168,7 +168,7 @@ class Writer:
         while self._kept and not self._stop.is_set():
             if time.monotonic() > say_at:
                 say_at = float("inf")
-                self._say(f"waiting for {self._replicas} of the replicas to have all of {self.feed}")
+                self._say(f"waiting for {self._replicas} replicas to have all of {self.feed}")
             if self._deliver(*self._kept.newest()).status == "stopped":
                 break
         return not self._kept
