@@ -15,18 +15,17 @@ import structlog
 import typer
 from prometheus_client import REGISTRY
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from worker.capture.push import PushReport, push
-from worker.capture.sources import Source
+from worker.capture.command import run_push
 from worker.config import DEFAULT_REDIS, WorkerSettings
 from worker.errors import MienError, SettingsError
 from worker.inference import Provider
+from worker.operate.dead_command import app as dead_app
+from worker.operate.feeds_command import app as feeds_app
 from worker.records import Policy
-from worker.subscribe.events import Gap, events
-from worker.subscribe.watch import Board, line_of, plain_console
-from worker.wire.books import read_books
+from worker.subscribe.events import Gap, Rewind, events
+from worker.subscribe.watch import Board, line_of
+from worker.terminal import plain_console, say, screen
 from worker.wire.codec import event_to_json
 from worker.wire.keys import check_feed_name
 from worker.wire.registry import MAX_DEPTH, registered
@@ -39,24 +38,28 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-screen = plain_console(stderr=True)
+app.add_typer(feeds_app, name="feeds")
+app.add_typer(dead_app, name="dead")
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
 
 
-def _say(message: str) -> None:
-    screen.print(f"mien: {message}", soft_wrap=True)
+def _stop_on_signals(*, unwind: bool = False) -> threading.Event:
+    """An event that SIGINT and SIGTERM set; the second signal ends the process at once.
 
-
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; the second signal ends the process at once."""
+    ``unwind``: as a SystemExit, so that what the process has started ends with it.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, _: object) -> None:
         if stop.is_set():
             raise SystemExit(128 + number)
         stop.set()
+        if not unwind:
+            # The next one is the kernel's: Python would hear of it when a native call returns.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
@@ -79,9 +82,12 @@ def _log_to_stderr() -> None:
 @app.command("push")
 def push_command(
     source: Annotated[
-        str, typer.Argument(help="Video file, folder of images, camera index or URL.")
-    ],
-    feed: Annotated[str, typer.Option(help="Name of the feed.")],
+        str | None, typer.Argument(help="Video file, folder of images, camera index or URL.")
+    ] = None,
+    feed: Annotated[str | None, typer.Option(help="Name of the feed.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Push the many feeds of this TOML file instead.")
+    ] = None,
     redis: Redis = DEFAULT_REDIS,
     policy: Annotated[
         Policy | None, typer.Option(help="Default: lossless for files, live for the rest.")
@@ -89,51 +95,48 @@ def push_command(
     depth: Annotated[
         int | None, typer.Option(min=1, max=MAX_DEPTH, help="Frames that may wait to be read.")
     ] = None,
+    staleness: Annotated[
+        float | None, typer.Option(help="Seconds after which a waiting live frame is skipped.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Take at most so many frames a second.")] = None,
     width: Annotated[int | None, typer.Option(help="Scale wider pictures down to this.")] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.")] = 85,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality, 1 to 100 (85).")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
     realtime: Annotated[
         bool, typer.Option("--realtime", help="Give a file at its own pace.")
     ] = False,
+    stall: Annotated[
+        float | None,
+        typer.Option(help="Open a camera or URL again when it is silent for so many seconds (10)."),
+    ] = None,
+    give_up: Annotated[
+        float | None,
+        typer.Option(help="End when a camera or URL is away for so many seconds (never)."),
+    ] = None,
+    decode_threads: Annotated[
+        int | None, typer.Option(help="Threads that decode a video (1).")
+    ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(help="Keep frames until so many replicas have them, for a failover (0)."),
+    ] = None,
 ) -> None:
-    """Push a video source to a feed.
+    """Push a video source to a feed, or many to theirs. Cameras and URLs are opened again when
+    they break off.
 
-    Example: mien push holiday.mp4 --feed holiday
+    Examples: mien push holiday.mp4 --feed holiday
+
+    mien push --config feeds.toml
     """
-    stop = _stop_on_signals()
-    last, live = PushReport(), False
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames"),
-        TimeRemainingColumn(),
+    given = {
+        "policy": policy, "depth": depth, "staleness_s": staleness, "fps": fps, "width": width,
+        "quality": quality, "loop": loop or None, "realtime": realtime or None, "stall_s": stall,
+        "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    run_push(
+        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen, say=say
     )
-    try:
-        with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
-            task = bar.add_task(feed, total=None)
-
-            def show(report: PushReport, opened: Source) -> None:
-                nonlocal last, live
-                last, live = report, opened.live
-                known = opened.frames if not (loop or fps) else None
-                bar.update(task, completed=report.read, total=known)
-
-            push(
-                source, feed, redis=redis, policy=policy, depth=depth, fps=fps, width=width,
-                quality=quality, loop=loop, realtime=realtime, stop=stop, progress=show, say=_say,
-            )  # fmt: skip
-    finally:
-        words = f"{feed}: {last.accepted} frames accepted, to {last.pts_seconds:.2f} s"
-        if last.displaced:
-            words += f", {last.displaced} older ones dropped"
-        if last.refused:
-            words += f", {last.refused} refused"
-        if last.read or stop.is_set():
-            screen.print(words, soft_wrap=True)
-    if stop.is_set() and not (live or loop):
-        raise SystemExit(130)
 
 
 @app.command("worker")
@@ -223,7 +226,16 @@ def watch_command(
             count = "some" if gap.missing is None else gap.missing
             print(f"mien: {gap.feed}: {count} events trimmed before {gap.before}", file=sys.stderr)
 
-    found = events(feed, redis=redis, since=_moment(since), follow=follow, stop=stop, on_gap=on_gap)
+    def on_rewind(rewind: Rewind) -> None:
+        board.rewound()
+        if json or not screen.is_terminal:
+            words = f"the server went back from {rewind.seen} to {rewind.last}"
+            print(f"mien: {rewind.feed}: {words}", file=sys.stderr)
+
+    found = events(
+        feed, redis=redis, since=_moment(since), follow=follow, stop=stop,
+        on_gap=on_gap, on_rewind=on_rewind,
+    )  # fmt: skip
     if feed is not None:
         _check_registered(Server(redis), feed, wait=follow)
     if json or not sys.stdout.isatty():
@@ -240,44 +252,8 @@ def _check_registered(server: Server, feed: str, *, wait: bool) -> None:
     if feed not in registered(server)[0]:
         if not wait:
             raise MienError(f"no feed {feed} is registered at {server.name}")
-        _say(f"waiting: no feed {feed} is registered at {server.name} yet")
+        say(f"waiting: no feed {feed} is registered at {server.name} yet")
     server.close()
-
-
-@app.command("feeds")
-def feeds_command(redis: Redis = DEFAULT_REDIS) -> None:
-    """Show each feed's books: what was offered, and what became of it.
-
-    Example: mien feeds --redis redis://127.0.0.1:6379
-    """
-    server = Server(redis)
-    feeds, complaints = registered(server)
-    table = Table(box=None, header_style="bold")
-    table.add_column("feed")
-    table.add_column("policy")
-    for heading in ("offered", "published", "dropped", "skipped", "dead", "in flight", "oldest"):
-        table.add_column(heading, justify="right")
-    table.add_column("worker")
-    for name in sorted(feeds):
-        books = read_books(server, name)
-        counts = (
-            books.offered, books.published, books.dropped, books.skipped, books.dead,
-            books.in_flight,
-        )  # fmt: skip
-        table.add_row(
-            name,
-            feeds[name].policy,
-            *(str(count) for count in counts),
-            f"{books.oldest_age_s:.1f} s",
-            "yes" if books.owned else "none",
-        )
-        if not books.balanced:
-            complaints[name] = "its books do not balance: somebody else deleted frames"
-    # A pipe has no width: nothing is cut short for it.
-    out = plain_console(width=None if sys.stdout.isatty() else 500)
-    out.print(table if feeds else "no feeds yet")
-    for name, complaint in complaints.items():
-        _say(f"{name!a}: {complaint}")
 
 
 @app.command("demo")
@@ -301,7 +277,7 @@ def demo_command(
     if video is not None and camera is not None:
         raise SettingsError("give --video or --camera, not both")
     source = video if video is not None else None if camera is None else str(camera)
-    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals())
+    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals(unwind=True))
 
 
 def _moment(since: str) -> str | datetime:
@@ -322,7 +298,7 @@ def main() -> None:
     try:
         app()
     except MienError as error:
-        _say(str(error))
+        say(str(error))
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

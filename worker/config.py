@@ -51,13 +51,20 @@ class WorkerSettings(BaseSettings):
     batch_wait_ms: float = Field(default=5.0, ge=0, le=1000)
     """How long the first frame of a batch waits for others."""
     lease_ttl_s: float = Field(default=5.0, ge=0.5, le=300)
+    grace_s: float = Field(default=10.0, gt=0, le=3600)
+    """How long a worker that is told to stop may take to settle what it has in hand."""
     max_attempts: int = Field(default=3, ge=1)
     """A frame that was in hand alone when so many workers ended becomes a dead letter."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     """A larger picture becomes a dead letter before it is decoded."""
+    # For feeds that do not set it themselves (mien feeds set).
     events_kept: int = Field(default=10_000, ge=1)
     """About how many events the server keeps for each feed."""
+    events_age_s: float = Field(default=0.0, ge=0, le=3.2e9)
+    """Events that are older are trimmed; 0: they may grow old."""
     dead_kept: int = Field(default=1_000, ge=1)
+    """About how many dead letters the server keeps for each feed."""
+    dead_age_s: float = Field(default=0.0, ge=0, le=3.2e9)
 
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)

@@ -28,7 +28,8 @@ from worker.errors import MienError, ServerError, ServerUnavailable
 from worker.records import Frame, FrameEvent
 from worker.subscribe.annotate import AnnotatedVideo, draw
 from worker.subscribe.events import Since, events
-from worker.subscribe.watch import Board, latency_s, line_of, plain_console
+from worker.subscribe.watch import Board, latency_s, line_of
+from worker.terminal import plain_console
 from worker.wire.books import Books, read_books
 from worker.wire.codec import decode_frame, encode_frame
 from worker.wire.keys import FeedKeys

@@ -4,6 +4,7 @@ MienError
 ├── SettingsError        a setting or an argument has a value that cannot be used
 │   └── FeedNameError    a feed's name breaks the contract's rule
 ├── SourceError          a video source cannot be opened, or ended before its end
+│   └── SourceLost       a camera or URL broke off or fell silent: open it again
 ├── ServerError          the Redis or Valkey server refused what we asked
 │   ├── ServerUnavailable    it cannot be reached, or the connection broke: try again
 │   ├── ServerFull           it has no memory left for a write: try again later
@@ -32,6 +33,10 @@ class FeedNameError(SettingsError):
 
 class SourceError(MienError):
     """A video source cannot be opened, or ended before its end."""
+
+
+class SourceLost(SourceError):
+    """A camera or URL broke off or fell silent; it may come back."""
 
 
 class ServerError(MienError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -27,6 +28,8 @@ class Health:
     def __init__(self) -> None:
         self._last_turn = time.monotonic()
         self._why_not_ready: str | None = "starting"
+        self._stop = threading.Event()
+        self._grace_s = math.inf
 
     def turn(self) -> None:
         """The loop has come round."""
@@ -43,16 +46,27 @@ class Health:
         age_s = time.monotonic() - self._last_turn
         return age_s < ALIVE_S, f"last turn of the loop {age_s:.1f} s ago"
 
+    def stops_with(self, stop: threading.Event, grace_s: float) -> None:
+        """Once ``stop`` is set the loop has ``grace_s`` seconds to settle what it has in hand."""
+        self._grace_s = grace_s
+        self._stop = stop
+
     def watch(self) -> None:
         """End the process when the loop hangs: a native call that never returns cannot be undone.
 
-        What it has in hand is still pending on the server, for the worker that comes after it.
+        So it ends when the loop takes longer to stop than it may. What it has in hand is still
+        pending on the server, for the worker that comes after it.
         """
 
         def look() -> None:
-            while self.alive()[0]:
-                time.sleep(1)
-            log.error("the loop hangs, the process ends", why=self.alive()[1])
+            stopping_since = math.inf
+            while self.alive()[0] and time.monotonic() - stopping_since < self._grace_s:
+                if self._stop.is_set():
+                    stopping_since = min(stopping_since, time.monotonic())
+                    time.sleep(0.05)
+                self._stop.wait(1)
+            why = "it takes too long to stop" if self.alive()[0] else self.alive()[1]
+            log.error("the loop hangs, the process ends", why=why)
             os._exit(70)  # EX_SOFTWARE; nothing here can be trusted to unwind
 
         self.turn()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from worker.errors import ServerError
 from worker.records import ModelInfo
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -79,6 +82,21 @@ class Metrics:
     def model(self, role: str, info: ModelInfo) -> None:
         self._model.labels(role, info.name, info.version, info.digest).set(1)
 
+    def follow(self, busy: Callable[[], float], backlog: Callable[[], tuple[int, float]]) -> None:
+        """What an autoscaler goes by, looked up whenever it is asked for.
+
+        Args:
+            busy: the share of the worker's time that it works, 0 to 1.
+            backlog: frames in flight in the feeds held, and the oldest one's age in seconds. Where
+                the server does not tell, the two metrics are absent: nothing false is said.
+        """
+        Gauge(
+            "mien_worker_busy_ratio",
+            "Share of its time that this worker works, over the last seconds.",
+            registry=self.registry,
+        ).set_function(busy)
+        self.registry.register(_Backlog(backlog))
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the time of the enclosed step to ``mien_stage_seconds``."""
@@ -87,3 +105,29 @@ class Metrics:
             yield
         finally:
             self.stage.labels(stage).observe(time.perf_counter() - start)
+
+
+class _Backlog(Collector):
+    """Two metrics from one look at the server."""
+
+    def __init__(self, look: Callable[[], tuple[int, float]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            frames, oldest_age_s = self._look()
+        except ServerError:
+            return
+        yield GaugeMetricFamily(
+            "mien_in_flight_frames",
+            "Frames of the feeds held that wait or are in this worker's hands.",
+            frames,
+        )
+        yield GaugeMetricFamily(
+            "mien_oldest_frame_age_seconds",
+            "Age of the oldest of these frames, by the server's clock; 0 if there is none.",
+            oldest_age_s,
+        )
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []  # registering must not ask the server

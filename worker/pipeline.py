@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import astuple
 
 import numpy as np
 import structlog
 
 from worker.config import WorkerSettings
+from worker.consume.backlog import backlog
 from worker.consume.images import decode_picture
 from worker.consume.leases import Lease, Leases
+from worker.consume.load import LoadMeter
 from worker.consume.reader import Delivery, Reader
 from worker.detect.mtcnn import FaceDetector, runs
 from worker.detect.track import Tracker
@@ -18,7 +24,7 @@ from worker.emotion.classifier import Classifier
 from worker.errors import EntryError, ModelError, ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
-from worker.publish.settle import Outcome, Settled, settle
+from worker.publish.settle import Outcome, Settled, settle, trim
 from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_id
@@ -27,6 +33,8 @@ from worker.wire.server import Backoff, Server
 log = structlog.get_logger()
 
 Opened = tuple[Delivery, Frame, Image]
+
+_TRIM_EVERY_S = 60.0
 
 
 class Pipeline:
@@ -47,16 +55,22 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         self._health = health
+        self._meter = LoadMeter()
         self._leases = Leases(
             server,
             ttl_s=settings.lease_ttl_s,
             feeds=settings.feeds,
             progressing=lambda: health.alive()[0],
+            meter=self._meter,
         )
         self._reader = Reader(server, self._leases)
+        metrics.follow(self._meter.busy, lambda: astuple(backlog(server, self._leases.held())))
+        self._pixels: Counter[str] = Counter()
+        """Looked at for each feed, in this turn."""
         # Lease token -> the feed's tracker. What the server holds is the truth: after any doubt
         # a tracker is dropped here and restored from there.
         self._trackers: dict[str, Tracker] = {}
+        self._trim_at = time.monotonic() + _TRIM_EVERY_S
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; then settle what is in hand and release the leases.
@@ -70,6 +84,7 @@ class Pipeline:
         """
         backoff = Backoff()
         self._health.turn()
+        self._health.stops_with(stop, self._settings.grace_s)
         self._leases.start()
         said = ""
         try:
@@ -92,14 +107,22 @@ class Pipeline:
                     backoff.wait(stop)
         finally:
             self._leases.close()
+            self._reader.close()
 
     def _turn(self, stop: threading.Event) -> None:
         settings = self._settings
         batch = self._reader.next_batch(settings.batch_size, settings.batch_wait_ms / 1000, stop)
         self._let_go_of_the_rest()
         if batch:
+            began = time.monotonic()
             self._metrics.batch_frames.observe(len(batch))
             self._settle(self._outcomes(batch))
+            # A frame's work goes mostly by its pixels; one that is not looked at makes hardly any.
+            self._pixels.update(delivery.feed for delivery in batch)
+            self._meter.worked(time.monotonic() - began, self._pixels)
+            self._pixels.clear()
+        self._leases.hand_over(self._reader.drained)
+        self._trim_quiet_feeds()
 
     def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
         """One outcome for each delivery, in the same order; no entry can raise."""
@@ -155,6 +178,7 @@ class Pipeline:
                     outcomes[_key(delivery)] = result
                 else:
                     opened.append(result)
+                    self._pixels[delivery.feed] += result[2].shape[0] * result[2].shape[1]
         with timed("detect"):
             found = self._detect([image for _, _, image in opened])
         with timed("crop"):
@@ -272,6 +296,8 @@ class Pipeline:
                 outcomes,
                 events_kept=settings.events_kept,
                 dead_kept=settings.dead_kept,
+                events_age_s=settings.events_age_s,
+                dead_age_s=settings.dead_age_s,
             )
         for answer in answers:
             self._account(answer)
@@ -304,6 +330,20 @@ class Pipeline:
         self._metrics.hold({lease.feed for lease in held})
         for token in self._trackers.keys() - {lease.token for lease in held}:
             del self._trackers[token]
+
+    def _trim_quiet_feeds(self) -> None:
+        """Settling trims by age as well; where nothing is settled, events grow old all the same."""
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + _TRIM_EVERY_S
+        settings = self._settings
+        with suppress(ServerUnavailable):  # of an outage reading tells
+            trim(
+                self._server,
+                self._leases.held(),
+                events_age_s=settings.events_age_s,
+                dead_age_s=settings.dead_age_s,
+            )
 
     def _forget(self, lease: Lease | None) -> None:
         """Doubt about one feed, or about all: read again what is pending, restore the tracks."""

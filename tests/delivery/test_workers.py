@@ -20,6 +20,7 @@ from worker.subscribe.events import events
 from worker.wire.books import read_books
 from worker.wire.keys import FeedKeys
 from worker.wire.server import Server
+from worker.wire.workers import WORKERS
 
 
 def test_workers_killed_in_the_middle_of_batches(
@@ -133,12 +134,11 @@ def test_changing_hands_never_counts_against_a_frame(
         readers.append((leases, Reader(server, leases)))
     for turn in range(8):
         leases, reader = readers[turn % 2]
-        server.command("DEL", FeedKeys.of(feed).lease)
-        leases._refresh()  # takes the lease that nobody holds
-        leases._refresh()
+        server.command("DEL", FeedKeys.of(feed).lease, WORKERS)
+        leases._refresh()  # takes the feed that nobody holds
         (delivery,) = reader.next_batch(1, 0.0, threading.Event())
         attempts.append(delivery.attempts)
-        leases.lost(delivery.lease)
+        leases._drop(delivery.lease)
         reader.forget()
     assert max(attempts) == 2
 
@@ -191,3 +191,22 @@ def test_the_worker_counts_what_the_books_count(server: Server, server_url: str,
         assert worker.sample("mien_batch_frames_sum") == 21
         assert worker.sample("mien_stage_seconds_count", stage="detect") >= 5
         assert worker.sample("mien_feeds_held") == 1
+
+
+def test_an_autoscaler_sees_what_waits_and_how_busy_the_worker_is(
+    server: Server, server_url: str, feed: str
+) -> None:
+    free = threading.Event()
+    with running_worker(server_url, OneFace(lambda images: _wait(free)), batch_size=4) as worker:
+        assert worker.sample("mien_in_flight_frames") == 0
+        push_frames(server, feed, 10)
+        wait_until(lambda: worker.sample("mien_in_flight_frames") == 10)
+        wait_until(lambda: worker.sample("mien_oldest_frame_age_seconds") > 0.5)
+        free.set()
+        wait_until(lambda: worker.sample("mien_in_flight_frames") == 0)
+        assert worker.sample("mien_oldest_frame_age_seconds") == 0
+        assert 0 < worker.sample("mien_worker_busy_ratio") < 1
+
+
+def _wait(free: threading.Event) -> None:
+    free.wait(20)

@@ -11,10 +11,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker import health as health_module
-from worker.errors import SettingsError
+from worker.errors import ServerUnavailable, SettingsError
 from worker.health import Health, serve
 from worker.metrics import Metrics
 from worker.records import ModelInfo
+
+AUTOSCALING = ("mien_worker_busy_ratio", "mien_in_flight_frames", "mien_oldest_frame_age_seconds")
 
 
 @pytest.fixture
@@ -80,6 +82,32 @@ def test_metrics_keep_the_rules(url: str, metrics: Metrics) -> None:
     assert metrics.registry.get_sample_value(
         "mien_model_info", {"role": "classifier", "name": "m", "version": "1", "digest": "aa"}
     )
+
+
+def test_what_an_autoscaler_goes_by_is_looked_up_when_asked_for(url: str, metrics: Metrics) -> None:
+    busy, flight = 0.0, (0, 0.0)
+    metrics.follow(lambda: busy, lambda: flight)
+
+    def now() -> list[float | None]:
+        found = dict(
+            line.split() for line in get(url + "/metrics")[1].splitlines() if line[0] != "#"
+        )
+        return [float(found[name]) for name in AUTOSCALING]
+
+    assert now() == [0.0, 0.0, 0.0]
+    busy, flight = 0.5, (12, 3.25)
+    assert now() == [0.5, 12.0, 3.25]
+
+
+def test_where_the_server_does_not_tell_nothing_is_made_up(url: str, metrics: Metrics) -> None:
+    def look() -> tuple[int, float]:
+        raise ServerUnavailable("no answer")
+
+    metrics.follow(lambda: 0.5, look)
+    status, body = get(url + "/metrics")
+    assert status == 200
+    assert "mien_worker_busy_ratio 0.5" in body
+    assert "mien_oldest_frame_age_seconds" not in body
 
 
 def test_a_port_in_use_is_named(url: str, metrics: Metrics, state: Health) -> None:

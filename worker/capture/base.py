@@ -25,6 +25,8 @@ class Source(ABC):
     frames: int | None
     """About how many pictures there are, for a progress bar; None when unknown."""
     duration_s: float | None
+    missed: int = 0
+    """Live pictures passed over so far, because nobody took them in time."""
 
     @abstractmethod
     def pictures(self) -> Iterator[Picture]:
@@ -34,8 +36,9 @@ class Source(ABC):
         Sizes may change from picture to picture. May be called once; may be closed early.
 
         Raises:
-            SourceError: the source broke off or is damaged; every picture that could be decoded
-                has been delivered before.
+            SourceLost: a camera or URL broke off or fell silent.
+            SourceError: the source ends too early or is damaged. Before either, every picture that
+                could be decoded has been delivered.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from worker.capture.base import Source
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 _MICROSECOND = Fraction(1, 1_000_000)
@@ -63,7 +63,7 @@ class CameraSource(Source):
     def _take(self) -> Picture:
         good, bgr = self._device.read()
         if not good:
-            raise SourceError(f"{self.name} stopped delivering pictures")
+            raise SourceLost(f"{self.name} stopped delivering pictures")
         now = time.monotonic()
         if self._started is None:
             self._started = now

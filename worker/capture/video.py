@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import time
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
@@ -18,17 +20,22 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from worker.capture.base import Source
+from worker.capture.ending import StatedEnd, formats_of
 from worker.capture.timeline import Timeline
 from worker.capture.upright import square_width, upright
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
 _NO_ANSWER = "no answer in time"
-_STATED_BY_HEADER = frozenset({"mp4", "matroska", "flv"})
-"""Formats whose headers state the duration. Others are estimated by FFmpeg, sometimes badly."""
+_SIZE_SAYS_NOTHING = frozenset({"hls", "dash", "mpjpeg"})
+"""Playlists, whose size is not the video's, and a camera's pictures, which some send with a size
+that they never reach."""
+_WITHOUT_STAMPS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo"})
+"""Formats that store no times: FFmpeg counts pictures as if they came at the usual rate."""
+_CLOCK = Fraction(1, 90_000)
 
 
-def open_file(path: Path) -> VideoSource:
+def open_file(path: Path, *, decode_threads: int = 1) -> VideoSource:
     """Open a video file.
 
     Raises:
@@ -45,11 +52,15 @@ def open_file(path: Path) -> VideoSource:
         ) from None
     except av.error.FFmpegError as error:
         raise SourceError(f"{path.name} cannot be opened: {error.strerror}") from None
-    return _start(container, path.name, live=False)
+    return _start(container, path.name, live=False, threads=decode_threads)
 
 
-def open_url(url: str, *, name: str, rtsp_transport: str, timeout_s: float) -> VideoSource:
-    """Open a URL that FFmpeg reads. It is live when its duration is not known.
+def open_url(
+    url: str, *, name: str, rtsp_transport: str, timeout_s: float, decode_threads: int = 1
+) -> VideoSource:
+    """Open a URL that FFmpeg reads. It is live when neither its duration nor its size is known.
+
+    ``timeout_s`` bounds each wait for the server, and for the next picture of a live source.
 
     Raises:
         SourceError: it cannot be reached within ``timeout_s``, or holds no video.
@@ -69,10 +80,20 @@ def open_url(url: str, *, name: str, rtsp_transport: str, timeout_s: float) -> V
         else:
             reason = _reason(error)
         raise SourceError(f"{name} cannot be opened: {reason}") from None
-    return _start(container, name, live=container.duration is None)
+    ends = bool(container.duration and container.duration > 0) or (
+        container.size > 0 and not _SIZE_SAYS_NOTHING & formats_of(container)
+    )
+    return _start(container, name, live=not ends, threads=decode_threads, timeout_s=timeout_s)
 
 
-def _start(container: InputContainer, name: str, *, live: bool) -> VideoSource:
+def _start(
+    container: InputContainer,
+    name: str,
+    *,
+    live: bool,
+    threads: int,
+    timeout_s: float | None = None,
+) -> VideoSource:
     try:
         # Cover art of music files is a video stream of one picture, and not what is meant.
         streams = [
@@ -83,7 +104,9 @@ def _start(container: InputContainer, name: str, *, live: bool) -> VideoSource:
         stream = max(streams, key=lambda s: Disposition.default in s.disposition)
         if stream.codec_context is None:
             raise SourceError(f"{name} is in a video codec that this FFmpeg cannot decode")
-        return VideoSource(container, stream, name, live=live)
+        # Threads by frame are faster, but hold back as many pictures as there are threads.
+        stream.thread_type, stream.thread_count = "SLICE" if live else "AUTO", threads
+        return VideoSource(container, stream, name, live=live, timeout_s=timeout_s)
     except BaseException:
         container.close()
         raise
@@ -97,17 +120,26 @@ class VideoSource(Source):
     decoder refuses are passed over. At the end of a file they are told in a SourceError, and so is
     an end that comes more than half a second before the one its header states. Not noticed: a file
     without a stated duration (MPEG-TS, fragmented MP4) that is cut exactly between two packets.
+
+    Size, pixel format, proportions and rotation may change from picture to picture.
     """
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, name: str, *, live: bool
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        name: str,
+        *,
+        live: bool,
+        timeout_s: float | None,
     ) -> None:
+        """``timeout_s``: of a URL, which may come back when it breaks off; None for a file."""
         self.name = name
         self.live = live
         self._container = container
         self._stream = stream
-        # Threads by frame are faster, but hold back as many pictures as there are threads.
-        stream.thread_type = "SLICE" if live else "AUTO"
+        self._timeout_s = timeout_s
+        self._broken = SourceError if timeout_s is None else SourceLost
 
         rate = stream.average_rate or stream.guessed_rate
         if rate and rate > 1000:  # the time base of a stream that states no rate
@@ -118,12 +150,17 @@ class VideoSource(Source):
         if self.frames is None and self.duration_s is not None and self.rate is not None:
             self.frames = round(self.duration_s * self.rate)
 
-        self._end = _StatedEnd(container, stream)
+        self._end = StatedEnd(container, stream)
         self._cut = False
         self._refused = 0
         self._read = 0
         self._end_s = 0.0
-        self._timeline = Timeline(stream.time_base or Fraction(1, 90_000), rate or Fraction(25))
+        self._by_clock = live and bool(_WITHOUT_STAMPS & formats_of(container))
+        self._began = self._heard = time.monotonic()
+        time_base = None if self._by_clock else stream.time_base
+        self._timeline = Timeline(time_base or _CLOCK, rate or Fraction(25))
+        self._aspect = stream.sample_aspect_ratio
+        self._coded_aspect: Fraction | None = None
         self._pictures = self._decoded()
         first = next(self._pictures, None)
         if first is None:
@@ -149,20 +186,29 @@ class VideoSource(Source):
                 continue
             for frame in frames:
                 yield self._picture(frame)
+                self._heard = time.monotonic()  # what its taker took is not the source's silence
         if not self.live and self._read:
             self._check_end()
 
-    def _packets(self) -> Iterator[Packet[Any]]:
-        """The stream's packets, ending with the empty one that drains the decoder.
+    def _packets(self) -> Iterator[Packet[Any] | None]:
+        """The stream's packets, ending with an empty one, or None, that drains the decoder.
 
         A packet that FFmpeg knows to be partial is the cut when it is the last one; amid others it
         is only damaged, and the decoder makes of it what it can.
+
+        What has an end and may be read again is not drained where it breaks off: of the pictures
+        that the decoder still holds some need others that come after the cut.
         """
         partial = None
+        again = not self.live and self._timeout_s is not None
         try:
             for packet in self._container.demux():
                 self._end.pass_over(packet)
+                if self.live and time.monotonic() - self._heard > (self._timeout_s or math.inf):
+                    raise SourceLost(self._broke_off(self._stalled()))
                 if packet.stream.index != self._stream.index:
+                    continue
+                if not packet.size and again and (partial is not None or self._end.is_missing()):
                     continue
                 if partial is not None and packet.size:
                     yield partial
@@ -172,71 +218,62 @@ class VideoSource(Source):
                 else:
                     yield packet
         except av.error.FFmpegError as error:
-            raise SourceError(self._broke_off(_reason(error))) from None
+            if not again:
+                yield None
+            raise self._broken(self._broke_off(self._why(error))) from None
         except IndexError:
             # PyAV, draining a stream that turned up midway (MPEG-TS); ours has been drained before.
             pass
         self._cut = partial is not None
 
     def _picture(self, frame: VideoFrame) -> Picture:
-        step = frame.duration or None
-        pts, time_base = self._timeline.place(frame.pts, step), self._timeline.time_base
+        step, stamp = frame.duration or None, frame.pts
+        if self._by_clock:
+            step, stamp = None, round((time.monotonic() - self._began) / _CLOCK)
+        pts, time_base = self._timeline.place(stamp, step), self._timeline.time_base
         self._read += 1
         self._end_s = float((pts + self._timeline.step(step)) * time_base)
         return Picture(
-            image=upright(frame, square_width(frame, self._stream.sample_aspect_ratio)),
+            image=upright(frame, square_width(frame, self._aspect_now())),
             pts=pts,
             time_base=time_base,
             captured_at=datetime.now(UTC) if self.live else None,
         )
 
+    def _aspect_now(self) -> Fraction | None:
+        """The container's word on the proportions counts until the decoder sees them change."""
+        coded = self._stream.codec_context.sample_aspect_ratio
+        if self._read == 1:
+            self._coded_aspect = coded
+        elif coded != self._coded_aspect:
+            self._coded_aspect = self._aspect = coded
+        return self._aspect
+
     def _check_end(self) -> None:
         if self._cut or self._end.is_missing():
             stated = f" of {self.duration_s:.1f} s" if self._end.is_missing() else ""
-            raise SourceError(self._broke_off(f"the rest{stated} is missing"))
+            raise self._broken(self._broke_off(f"the rest{stated} is missing"))
         if self._refused:
             raise SourceError(
                 f"{self.name} is damaged: {self._refused} of its packets could not be decoded, "
                 f"{self._read} pictures were read"
             )
 
+    def _why(self, error: av.error.FFmpegError) -> str:
+        if isinstance(error, av.error.ExitError):  # PyAV's way to end a wait that took too long
+            return self._stalled()
+        if error.errno == errno.EIO and self._timeout_s is not None:
+            return "the connection was cut"
+        return _reason(error)
+
+    def _stalled(self) -> str:
+        return f"stalled, no picture for {self._timeout_s:g} s"
+
     def _broke_off(self, reason: str) -> str:
         return (
             f"{self.name} broke off at {self._end_s:.1f} s: {reason}, "
             f"{self._read} pictures were read"
         )
-
-
-class _StatedEnd:
-    """Compares where packets really end with where the header says that they do.
-
-    MP4 states it for each stream, the others for all streams together.
-    """
-
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        formats = set(container.format.name.split(","))
-        self._only: int | None = None
-        self._stated_s: float | None = None
-        self._reached_s = 0.0
-        rate = float(stream.average_rate or 25)
-        self._tolerance_s = max(0.5, 3 / rate)
-        if not formats & _STATED_BY_HEADER:
-            return
-        if "mp4" not in formats:
-            self._stated_s = container.duration / av.time_base if container.duration else None
-        elif stream.duration and stream.time_base:
-            self._only = stream.index
-            self._stated_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-
-    def pass_over(self, packet: Packet[Any]) -> None:
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None or packet.is_corrupt or self._only not in (None, packet.stream.index):
-            return
-        end_s = float((stamp + (packet.duration or 0)) * packet.time_base)
-        self._reached_s = max(self._reached_s, end_s)
-
-    def is_missing(self) -> bool:
-        return self._stated_s is not None and self._stated_s - self._reached_s > self._tolerance_s
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
@@ -246,6 +283,4 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
 
 
 def _reason(error: av.error.FFmpegError) -> str:
-    if isinstance(error, av.error.ExitError):  # PyAV's way to end a wait that took too long
-        return _NO_ANSWER
     return error.strerror or "FFmpeg gives no reason"

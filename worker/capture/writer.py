@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from worker.capture.unreplicated import Unreplicated
 from worker.errors import ServerFull, ServerUnavailable, SessionSuperseded
 from worker.records import Frame, Policy
 from worker.wire.codec import encode_frame
+from worker.wire.commands import Argument
 from worker.wire.keys import GROUP, FeedKeys, check_feed_name
-from worker.wire.registry import FeedSettings, register
+from worker.wire.registry import REFRESH_S, FeedSettings, refresh, register
 from worker.wire.server import Backoff, Server, text
 
 log = logging.getLogger("mien")
 
-_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.002, 0.05
+_FIRST_POLL_S, _SLOWEST_POLL_S = 0.004, 0.25
+"""A full stream is tried again at a pace that slows down: each attempt carries the whole frame."""
 _SAY_SO_S = 5.0
+_REPLICAS_MS = 200
+"""How long one push waits for the replicas. The frame is kept if they are slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +60,28 @@ class Writer:
         stop: threading.Event,
         policy: Policy | None = None,
         depth: int | None = None,
+        staleness_s: float | None = None,
         source: str = "",
+        replicas: int = 0,
         say: Callable[[str], None] = log.warning,
     ) -> None:
+        """``replicas``: so many must have a frame before it is forgotten here. What a failover
+        loses of the others is pushed again."""
         self.feed = check_feed_name(feed)
         self._server = server
         self._stop = stop
         self._say = say
         self._said = ""
         self._in_doubt = False
+        self._replicas = replicas
+        self._kept = Unreplicated()
         self._keys = FeedKeys.of(feed)
-        given = {"policy": policy, "depth": depth, "source": source or None}
-        self._changes = {name: value for name, value in given.items() if value is not None}
-        self.settings: FeedSettings = register(server, feed, **self._changes)
+        given = {
+            "policy": policy, "depth": depth, "staleness_s": staleness_s, "source": source or None,
+        }  # fmt: skip
+        changes = {name: value for name, value in given.items() if value is not None}
+        self.settings: FeedSettings = register(server, feed, **changes)
+        self._settings_read = time.monotonic()
         self.session = self._new_session()
 
     def push(self, frame: Frame) -> Pushed:
@@ -77,29 +90,28 @@ class Writer:
         Lossless: until the server has room and is there. Live: a frame that the server cannot take
         within the feed's staleness budget is refused, since it would be skipped later.
         """
-        body = encode_frame(frame)
+        while self._kept.full:
+            if self.settings.policy == "live":
+                self._kept.forget_oldest()
+            elif not self._replicated():
+                return Pushed("stopped")
+        return self._deliver(frame.sequence, encode_frame(frame))
+
+    def finish(self) -> None:
+        """After the last frame: wait until the replicas have all of them, or we are to stop."""
+        while self._kept and self.settings.policy == "lossless" and self._replicated():
+            pass
+
+    def _deliver(self, sequence: int, body: bytes) -> Pushed:
         began = time.monotonic()
-        outage = Backoff()
+        next_look = began + _SAY_SO_S
+        outage, full = Backoff(), Backoff(_FIRST_POLL_S, _SLOWEST_POLL_S)
         while True:
             if self._stop.is_set():
                 return Pushed("stopped")
             try:
-                if self._in_doubt:
-                    # The server may have come back without its data.
-                    self.settings = register(self._server, self.feed, **self._changes)
-                    self._in_doubt = False
-                reply = self._server.run(
-                    "push",
-                    [self._keys.frames, self._keys.stats],
-                    [
-                        GROUP,
-                        self.session,
-                        frame.sequence,
-                        self.settings.policy,
-                        self.settings.depth,
-                        body,
-                    ],
-                )
+                self._keep_settings()
+                reply = self._offer(sequence, body)
             except (ServerUnavailable, ServerFull) as error:
                 self._in_doubt = True
                 if self._too_late(began):
@@ -110,12 +122,70 @@ class Writer:
             status = text(reply[0])
             if status == "superseded":
                 raise SessionSuperseded(f"another writer has taken over the feed {self.feed}")
+            if status == "behind":
+                self._push_again(int(reply[1]) if reply[1] else None)
+                continue
             if status != "full":
                 self._said = ""
                 return Pushed("accepted", displaced=reply[2])
-            if time.monotonic() - began > _SAY_SO_S:
+            if time.monotonic() > next_look:
+                next_look = time.monotonic() + _SAY_SO_S
                 self._once(self._why_full())
-            self._stop.wait(random.uniform(_SHORTEST_WAIT_S, _LONGEST_WAIT_S))
+            full.wait(self._stop)
+
+    def _offer(self, sequence: int, body: bytes) -> list[Any]:
+        """One attempt; the script's reply."""
+        keys = [self._keys.frames, self._keys.stats]
+        policy, depth = self.settings.policy, self.settings.depth
+        arguments: list[Argument] = [GROUP, self.session, sequence, policy, depth, body]
+        if not self._replicas:
+            return self._server.run("push", keys, [*arguments, ""])  # type: ignore[no-any-return]
+        told = "" if self._kept.last is None else self._kept.last
+        reply, acknowledged = self._server.run_replicated(
+            "push",
+            keys,
+            [*arguments, told],
+            replicas=self._replicas,
+            timeout_ms=_REPLICAS_MS,
+        )
+        if text(reply[0]) in ("accepted", "repeat"):
+            last = max(sequence, self._kept.last or 0)
+            self._kept.accepted(last, body, replicated=acknowledged >= self._replicas)
+        return reply  # type: ignore[no-any-return]
+
+    def _push_again(self, there: int | None) -> None:
+        again, lost = self._kept.take_lost(there)
+        self._say(
+            f"a failover has lost frames of {self.feed}: {len(again)} are pushed again"
+            + (f", up to {lost} are gone" if lost else "")
+        )
+        for sequence, body in again:
+            self._deliver(sequence, body)
+
+    def _replicated(self) -> bool:
+        """Wait until the replicas have all that is kept; False if we are to stop."""
+        say_at = time.monotonic() + _SAY_SO_S
+        while self._kept and not self._stop.is_set():
+            if time.monotonic() > say_at:
+                say_at = float("inf")
+                self._say(f"waiting for {self._replicas} replicas to have all of {self.feed}")
+            if self._deliver(*self._kept.newest()).status == "stopped":
+                break
+        return not self._kept
+
+    def _keep_settings(self) -> None:
+        """Follow what an operator sets, and enter the feed anew where the registry lost it: the
+        server may have come back without its data."""
+        if not self._in_doubt and time.monotonic() - self._settings_read <= REFRESH_S:
+            return
+        try:
+            self.settings = refresh(self._server, self.feed, self.settings)
+        except ServerUnavailable:
+            # In a Cluster the registry's shard may be gone while the feed's is well.
+            if self._in_doubt:
+                raise
+        self._in_doubt = False
+        self._settings_read = time.monotonic()
 
     def _new_session(self) -> str:
         """Later than the feed's session so far, even where the server's clock has gone back."""
@@ -141,6 +211,6 @@ class Writer:
             owned = self._server.command("EXISTS", self._keys.lease)
         except ServerUnavailable:
             return f"waiting for room in the feed {self.feed}"
-        if owned:
-            return f"waiting: {self.settings.depth} frames of {self.feed} are still to be read"
+        if owned:  # no news to who has just been told to start a worker
+            return self._said or f"waiting: {self.settings.depth} frames of {self.feed} are unread"
         return f"waiting: no worker reads the feed {self.feed} (start one with: mien worker)"

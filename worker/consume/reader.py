@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from worker.consume.bell import Bell
 from worker.consume.leases import Lease, Leases
-from worker.errors import ServerError
+from worker.errors import ServerError, ServerUnavailable
 from worker.wire.keys import CONSUMER, GROUP
-from worker.wire.server import Server, fields_of, text
+from worker.wire.server import Call, Server, fields_of, text
 
 log = structlog.get_logger()
 
 _NEW = ">"
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.01
+_LONGEST_PAUSE_S = 0.1
+"""So soon is noticed what no frame tells: that we are to stop, or have another feed."""
+_TRUST_S = 0.5
 _REST_S = 1.0
 """How long a feed is left alone after the server has refused a command on its keys."""
 
@@ -53,7 +57,9 @@ class Reader:
     def __init__(self, server: Server, leases: Leases) -> None:
         self._server = server
         self._leases = leases
-        self._me = secrets.token_hex(8)
+        self._bell = Bell(server, "XLEN", trust_s=_TRUST_S)
+        # By the key of a feed's frames: how many are in flight, as far as we have heard.
+        self._lengths: dict[str, int] = {}
         # By lease token. Where the next read begins: after an id in hand, or at what is new.
         self._after: dict[str, str] = {}
         # Feeds that are left alone until then (monotonic seconds), and what was said of feeds.
@@ -68,6 +74,16 @@ class Reader:
             self._after.clear()
         else:
             self._after.pop(lease.token, None)
+
+    def drained(self, lease: Lease) -> bool:
+        """Whether nothing of the feed is in hand: it can go to another worker and lose no time.
+
+        Only between two batches; what came in the last one must be settled.
+        """
+        return self._after.get(lease.token) == _NEW
+
+    def close(self) -> None:
+        self._bell.close()
 
     def rest(self, lease: Lease, why: str) -> None:
         """Leave a feed alone for a while, so that its trouble does not take the others' time."""
@@ -89,9 +105,16 @@ class Reader:
         A frame that was in hand before comes alone, so that no other shares its fate, and by turns
         with new frames of other feeds, so that these need not wait for all of them.
         """
+        batch = self._form_batch(size, wait_s, stop, idle_s)
+        # They will be settled before the next look: by then their streams are shorter.
+        self._bell.doubt({delivery.lease.keys.frames for delivery in batch})
+        return batch
+
+    def _form_batch(
+        self, size: int, wait_s: float, stop: threading.Event, idle_s: float
+    ) -> list[Delivery]:
         batch: list[Delivery] = []
         deadline = time.monotonic() + idle_s
-        pause_s = _SHORTEST_PAUSE_S
         while len(batch) < size and not stop.is_set():
             leases = self._ready()
             if not batch and not self._last_was_alone:
@@ -99,18 +122,17 @@ class Reader:
                 if pending is not None:
                     self._last_was_alone = True
                     return [pending]
-            found = self._read_new(leases, size - len(batch))
+            found = self._read_new(leases, batch, size - len(batch))
             if found:
                 if not batch:
                     deadline = time.monotonic() + wait_s
                 batch += found
             elif self._last_was_alone and not batch:
                 self._last_was_alone = False
-            elif time.monotonic() >= deadline:
+            elif (left_s := deadline - time.monotonic()) <= 0:
                 break
             else:
-                stop.wait(pause_s)
-                pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+                self._bell.wait(min(left_s, _LONGEST_PAUSE_S))
         self._last_was_alone = False
         return batch
 
@@ -119,6 +141,8 @@ class Reader:
         leases = self._leases.held()
         now = time.monotonic()
         tokens = {lease.token for lease in leases}
+        keys = {lease.keys.frames for lease in leases}
+        self._lengths = {key: length for key, length in self._lengths.items() if key in keys}
         self._after = {token: after for token, after in self._after.items() if token in tokens}
         self._resting = {token: end for token, end in self._resting.items() if end > now}
         feeds = [lease.feed for lease in leases]
@@ -139,22 +163,12 @@ class Reader:
                 return found[0]
             if found is not None:
                 self._after[lease.token] = _NEW
+                self._bell.doubt([lease.keys.frames])
         return None
 
-    def _read_new(self, leases: list[Lease], room: int) -> list[Delivery]:
-        """Up to ``room`` new frames, in equal shares of the feeds that have any."""
-        ready = [lease for lease in leases if self._after.get(lease.token) == _NEW]
-        if not ready:
-            return []
-        counts = self._server.run_many(
-            "waiting", [([lease.keys.frames], [GROUP]) for lease in ready]
-        )
-        hungry: list[tuple[int, Lease]] = []
-        for lease, waiting in zip(ready, counts, strict=True):
-            if isinstance(waiting, ServerError):
-                self.rest(lease, str(waiting))
-            elif waiting > 0 and len(hungry) < room:
-                hungry.append((waiting, lease))
+    def _read_new(self, leases: list[Lease], batch: list[Delivery], room: int) -> list[Delivery]:
+        """Up to ``room`` new frames besides ``batch``, in equal shares of the feeds with any."""
+        hungry = self._waiting(leases, batch)[:room]
         if hungry:
             self._last_served = hungry[-1][1].feed
         # Those with few frames first: what they leave of their share goes to the others.
@@ -164,22 +178,47 @@ class Reader:
             share = min(waiting, -(-room // (len(hungry) - i)))
             requests.append((lease, _NEW, share))
             room -= share
-        return [delivery for found in self._read(requests) for delivery in found or []]
+        replies = self._read(requests)
+        for (lease, *_), found in zip(requests, replies, strict=True):
+            if found == []:
+                self.rest(lease, "somebody else has read or acknowledged frames of this feed")
+        return [delivery for found in replies for delivery in found or []]
+
+    def _waiting(self, leases: list[Lease], batch: list[Delivery]) -> list[tuple[int, Lease]]:
+        """How many frames nobody has read, for each feed that has any and is ready."""
+        ready = [lease for lease in leases if self._after.get(lease.token) == _NEW]
+        in_hand = Counter(delivery.lease.token for delivery in batch)
+        news = self._bell.news(lease.keys.frames for lease in ready)
+        found: list[tuple[int, Lease]] = []
+        for lease in ready:
+            length = news.get(lease.keys.frames, self._lengths.get(lease.keys.frames, 0))
+            if isinstance(length, ServerError):
+                self.rest(lease, str(length))
+                continue
+            self._lengths[lease.keys.frames] = length
+            if length > in_hand[lease.token]:
+                found.append((length - in_hand[lease.token], lease))
+        return found
 
     def _read(self, requests: list[Request]) -> list[list[Delivery] | None]:
         """For each request what came; None if the feed cannot be read now."""
         if not requests:
             return []
-        replies = self._server.run_many(
-            "read",
-            [
-                (
-                    [lease.keys.lease, lease.keys.frames, lease.keys.stats],
-                    [lease.token, GROUP, CONSUMER, after, count, self._me],
-                )
-                for lease, after, count in requests
-            ],
-        )
+        calls: list[Call] = [
+            (
+                [lease.keys.lease, lease.keys.frames, lease.keys.stats],
+                [lease.token, GROUP, CONSUMER, after, count, self._leases.me],
+            )
+            for lease, after, count in requests
+        ]
+        replies: Sequence[Any]
+        try:
+            replies = self._server.run_many("read", calls)
+        except ServerUnavailable as error:
+            if not self._server.spread:
+                raise
+            # They are all on shards that are gone. The other feeds' may be well.
+            replies = [error] * len(requests)
         return [
             self._received(lease, reply)
             for (lease, *_), reply in zip(requests, replies, strict=True)

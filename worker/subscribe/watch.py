@@ -31,11 +31,6 @@ _WINDOW_S = 5.0
 _ROWS = 24
 
 
-def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console that shows text as it is: a name may look like Rich's markup or an emoji's code."""
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
-
-
 class Board:
     """The latest event of each feed, as a table, with the rate and latency of the last seconds."""
 
@@ -43,6 +38,7 @@ class Board:
         self._latest: dict[str, FrameEvent] = {}
         self._recent: deque[tuple[float, float | None]] = deque()
         self._trimmed = 0
+        self._rewound = 0
         self.events = 0
         # It is drawn from another thread than the one that adds to it.
         self._lock = threading.Lock()
@@ -57,6 +53,11 @@ class Board:
         """Retention has trimmed events before they could be shown."""
         with self._lock:
             self._trimmed += missing or 1
+
+    def rewound(self) -> None:
+        """The server has gone back behind what was shown of a feed."""
+        with self._lock:
+            self._rewound += 1
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
@@ -93,6 +94,8 @@ class Board:
             line += f" · ingest to event {statistics.median(latencies) * 1000:.0f} ms"
         if self._trimmed:
             line += f" · {self._trimmed} events had been trimmed"
+        if self._rewound:
+            line += f" · the server went back {self._rewound}x"
         return Text(line + " · labels are perceived expressions", style="dim")
 
 

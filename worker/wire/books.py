@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from worker.errors import ServerError
 from worker.wire.keys import GROUP, FeedKeys
-from worker.wire.server import Server, text
+from worker.wire.server import Call, Server, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,10 @@ class Books:
     """How long the oldest frame in flight has been here, by the server's clock; 0 if none is."""
     owned: bool
     """Whether a worker holds the feed's lease."""
+    owner: str = ""
+    """The token of that lease."""
+    read_ms: int = 0
+    """The server's clock at this look, in milliseconds since 1970."""
 
     @property
     def balanced(self) -> bool:
@@ -35,8 +42,24 @@ class Books:
 
 def read_books(server: Server, feed: str) -> Books:
     """The books of ``feed`` now; all zero for a feed that has no keys."""
+    return _books(server.run("books", *_call(feed)))
+
+
+def read_all_books(server: Server, feeds: Sequence[str]) -> dict[str, Books | ServerError]:
+    """The books of each feed in one round trip; the error where the server cannot tell one's."""
+    replies = server.run_many("books", [_call(feed) for feed in feeds])
+    return {
+        feed: reply if isinstance(reply, ServerError) else _books(reply)
+        for feed, reply in zip(feeds, replies, strict=True)
+    }
+
+
+def _call(feed: str) -> Call:
     keys = FeedKeys.of(feed)
-    reply = server.run("books", [keys.frames, keys.stats, keys.lease], [GROUP])
+    return [keys.frames, keys.stats, keys.lease], [GROUP]
+
+
+def _books(reply: Sequence[Any]) -> Books:
     offered, length, in_hand, published, dropped, skipped, dead, now_ms, oldest, owner = reply
     oldest_id = text(oldest)
     age_ms = now_ms - int(oldest_id.partition("-")[0]) if oldest_id else 0
@@ -50,4 +73,6 @@ def read_books(server: Server, feed: str) -> Books:
         dead=dead,
         oldest_age_s=max(0.0, age_ms / 1000),
         owned=bool(owner),
+        owner=text(owner),
+        read_ms=now_ms,
     )

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13mien/v1/frame.proto\x12\x07mien.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x01\n\x05\x46rame\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12/\n\x0b\x63\x61ptured_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03pts\x18\x05 \x01(\x03\x12$\n\ttime_base\x18\x06 \x01(\x0b\x32\x11.mien.v1.Rational\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\x08 \x01(\r\x12#\n\x08\x65ncoding\x18\t \x01(\x0e\x32\x11.mien.v1.Encoding\x12\x0c\n\x04\x64\x61ta\x18\n \x01(\x0c\"2\n\x08Rational\x12\x11\n\tnumerator\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\x03*_\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x11\n\rENCODING_JPEG\x10\x01\x12\x12\n\x0e\x45NCODING_RGB24\x10\x02\x12\x12\n\x0e\x45NCODING_BGR24\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13mien/v1/frame.proto\x12\x07mien.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x02\n\x05\x46rame\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12/\n\x0b\x63\x61ptured_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03pts\x18\x05 \x01(\x03\x12$\n\ttime_base\x18\x06 \x01(\x0b\x32\x11.mien.v1.Rational\x12\r\n\x05width\x18\x07 \x01(\r\x12\x0e\n\x06height\x18\x08 \x01(\r\x12#\n\x08\x65ncoding\x18\t \x01(\x0e\x32\x11.mien.v1.Encoding\x12\x0c\n\x04\x64\x61ta\x18\n \x01(\x0c\x12\x15\n\rredriven_from\x18\x0b \x01(\t\"2\n\x08Rational\x12\x11\n\tnumerator\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\x03*_\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x11\n\rENCODING_JPEG\x10\x01\x12\x12\n\x0e\x45NCODING_RGB24\x10\x02\x12\x12\n\x0e\x45NCODING_BGR24\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mien.v1.frame_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODING']._serialized_start=358
-  _globals['_ENCODING']._serialized_end=453
+  _globals['_ENCODING']._serialized_start=381
+  _globals['_ENCODING']._serialized_end=476
   _globals['_FRAME']._serialized_start=66
-  _globals['_FRAME']._serialized_end=304
-  _globals['_RATIONAL']._serialized_start=306
-  _globals['_RATIONAL']._serialized_end=356
+  _globals['_FRAME']._serialized_end=327
+  _globals['_RATIONAL']._serialized_start=329
+  _globals['_RATIONAL']._serialized_end=379
 # @@protoc_insertion_point(module_scope)

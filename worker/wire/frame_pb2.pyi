@@ -21,7 +21,7 @@ ENCODING_RGB24: Encoding
 ENCODING_BGR24: Encoding
 
 class Frame(_message.Message):
-    __slots__ = ("feed", "session", "sequence", "captured_at", "pts", "time_base", "width", "height", "encoding", "data")
+    __slots__ = ("feed", "session", "sequence", "captured_at", "pts", "time_base", "width", "height", "encoding", "data", "redriven_from")
     FEED_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class Frame(_message.Message):
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_FROM_FIELD_NUMBER: _ClassVar[int]
     feed: str
     session: str
     sequence: int
@@ -42,7 +43,8 @@ class Frame(_message.Message):
     height: int
     encoding: Encoding
     data: bytes
-    def __init__(self, feed: _Optional[str] = ..., session: _Optional[str] = ..., sequence: _Optional[int] = ..., captured_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pts: _Optional[int] = ..., time_base: _Optional[_Union[Rational, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    redriven_from: str
+    def __init__(self, feed: _Optional[str] = ..., session: _Optional[str] = ..., sequence: _Optional[int] = ..., captured_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pts: _Optional[int] = ..., time_base: _Optional[_Union[Rational, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., data: _Optional[bytes] = ..., redriven_from: _Optional[str] = ...) -> None: ...
 
 class Rational(_message.Message):
     __slots__ = ("numerator", "denominator")

@@ -8,12 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from worker.errors import FeedNameError, SettingsError
+from worker.errors import FeedNameError, MienError, SettingsError
 from worker.records import Policy
 from worker.wire.keys import FEEDS, check_feed_name
 from worker.wire.server import Server, text
 
 MAX_DEPTH = 100_000
+REFRESH_S = 1.0
+"""How often a running writer calls :func:`refresh`."""
+_CENTURY_S = 3.2e9
 DEFAULT_DEPTH: dict[Policy, int] = {"live": 8, "lossless": 64}
 
 
@@ -21,7 +24,7 @@ class FeedSettings(BaseModel):
     """What the registry says of one feed. Fields that a writer leaves out take their defaults."""
 
     # Later versions may write more than we know; what they wrote must survive an update by us.
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     policy: Policy = "live"
     depth: int = Field(default=0, ge=0, le=MAX_DEPTH)
@@ -31,6 +34,20 @@ class FeedSettings(BaseModel):
     source: str = ""
     """Label of what is pushed, without credentials."""
     first_seen: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    # What is kept of the outcomes. 0 stands for what the workers' own settings say.
+    events_kept: int = Field(default=0, ge=0)
+    """About how many events."""
+    events_age_s: float = Field(default=0.0, ge=0, le=_CENTURY_S)
+    """Events older than this are trimmed, counted from when the server accepted the frame."""
+    dead_kept: int = Field(default=0, ge=0)
+    """About how many dead letters."""
+    dead_age_s: float = Field(default=0.0, ge=0, le=_CENTURY_S)
+    dead_pixels: bool = False
+    """Whether a dead letter keeps its frame's pixels, without which it cannot be redriven."""
+
+    removing: bool = False
+    """The feed is being removed: no worker is to take it, whoever holds it lets go."""
 
     @model_validator(mode="after")
     def _fill_depth(self) -> FeedSettings:
@@ -47,22 +64,71 @@ def register(server: Server, feed: str, **changes: Any) -> FeedSettings:
         SettingsError: a given setting cannot be used, named.
     """
     check_feed_name(feed)
-    known = server.command("HGET", FEEDS, feed)
-    before = _parse(known)[0] if known else None
-    kept = before.model_dump() if before else {}
-    if before and changes.get("policy", before.policy) != before.policy:
-        kept["depth"] = 0  # a depth that suited the old policy does not suit the new one
-    try:
-        settings = FeedSettings(**{**kept, **changes})
-    except ValidationError as error:
-        raise SettingsError(f"feed {feed}: {_first_fault(error)}") from None
-    if settings != before:
-        server.command("HSET", FEEDS, feed, settings.model_dump_json())
-    return settings
+    while True:
+        known = server.command("HGET", FEEDS, feed) or b""
+        before = _parse(known)[0] if known else None
+        # A writer that comes takes back a feed whose removal was not finished.
+        settings = _changed(feed, before, {"removing": False, **changes})
+        if settings == before or replace_entry(server, feed, known, settings):
+            return settings
 
 
-def registered(server: Server) -> tuple[dict[str, FeedSettings], dict[str, str]]:
-    """All feeds of the registry.
+def change(server: Server, feed: str, **changes: Any) -> FeedSettings:
+    """Change the given settings of a feed that is there.
+
+    Raises:
+        FeedNameError, SettingsError: as :func:`register`.
+        MienError: no such feed is registered.
+    """
+    while True:
+        known = _entry(server, feed)
+        settings = _changed(feed, _parse(known)[0], changes)
+        if replace_entry(server, feed, known, settings):
+            return settings
+
+
+def settings_of(server: Server, feed: str) -> FeedSettings:
+    """The settings of a feed that is there; defaults where a foreign client got them wrong.
+
+    Raises:
+        FeedNameError: the name breaks the contract's rule.
+        MienError: no such feed is registered.
+    """
+    return _parse(_entry(server, feed))[0]
+
+
+def refresh(server: Server, feed: str, known: FeedSettings) -> FeedSettings:
+    """The settings of ``feed`` as they stand now; called by a running writer every REFRESH_S.
+
+    A registry that has lost the feed (a flush, a failover) is given it back as it was ``known``.
+    """
+    while True:
+        value = server.command("HGET", FEEDS, feed)
+        if value:
+            return _parse(value)[0]
+        restored = known.model_copy(update={"removing": False})
+        if replace_entry(server, feed, b"", restored):
+            return restored
+
+
+def replace_entry(
+    server: Server, feed: str, before: bytes | FeedSettings, after: FeedSettings | None
+) -> bool:
+    """Set the entry of ``feed`` to ``after`` (None: none) if it still is ``before`` (empty: none).
+
+    Returns:
+        Whether it was. Two who change an entry at once lose neither's change.
+    """
+    if isinstance(before, FeedSettings):
+        before = before.model_dump_json().encode()
+    new = b"" if after is None else after.model_dump_json().encode()
+    return bool(server.run("register", [FEEDS], [feed, before, new]))
+
+
+def registered(
+    server: Server, *, removing: bool = False
+) -> tuple[dict[str, FeedSettings], dict[str, str]]:
+    """All feeds of the registry; with ``removing`` also those that are being removed.
 
     Returns:
         The usable feeds with their settings, and for each entry that a foreign client got wrong
@@ -79,10 +145,28 @@ def registered(server: Server) -> tuple[dict[str, FeedSettings], dict[str, str]]
             complaints[feed] = str(error)
             continue
         settings, complaint = _parse(value)
-        feeds[feed] = settings
+        if not settings.removing or removing:
+            feeds[feed] = settings
         if complaint:
             complaints[feed] = complaint
     return feeds, complaints
+
+
+def _entry(server: Server, feed: str) -> bytes:
+    value: bytes | None = server.command("HGET", FEEDS, check_feed_name(feed))
+    if value is None:
+        raise MienError(f"no feed {feed} is registered at {server.name}")
+    return value
+
+
+def _changed(feed: str, before: FeedSettings | None, changes: dict[str, Any]) -> FeedSettings:
+    kept = before.model_dump() if before else {}
+    if before and changes.get("policy", before.policy) != before.policy:
+        kept["depth"] = 0  # a depth that suited the old policy does not suit the new one
+    try:
+        return FeedSettings(**{**kept, **changes})
+    except ValidationError as error:
+        raise SettingsError(f"feed {feed}: {_first_fault(error)}") from None
 
 
 def _parse(value: bytes) -> tuple[FeedSettings, str | None]:

@@ -8,160 +8,182 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import sha1
-from importlib import resources
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import exceptions
 
-from worker.errors import ServerError, ServerFull, ServerUnavailable, SettingsError
-from worker.wire.addresses import server_name, server_url
+from worker.errors import ServerError, ServerUnavailable
+from worker.wire.addresses import parse_address, server_url
+from worker.wire.commands import Argument, Command, Words, send, send_to
+from worker.wire.nodes import connect
+from worker.wire.refusals import in_our_words
 
-_SCRIPTS = {
-    path.name.removesuffix(".lua"): path.read_text()
-    for path in (resources.files("worker.wire") / "scripts").iterdir()
-    if path.name.endswith(".lua")
-}
-_DIGESTS = {name: sha1(source.encode()).hexdigest() for name, source in _SCRIPTS.items()}
+_KEY = "mien:"
+_OF_EVERY_NODE = frozenset({"CONFIG", "FLUSHALL", "SCRIPT"})
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.05
 
-_NOT_NOW = frozenset(
-    {
-        "NOREPLICAS",
-        "MISCONF",
-        "MASTERDOWN",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "BUSY",
-        "LOADING",
-        "READONLY",
-    }
-)
-"""Refusals that pass: too few replicas, a full disk, a failover, a script that runs too long."""
-
-Argument = str | bytes | int | float
 Call = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of one run of a script."""
 
 
 class Server:
-    """One Redis or Valkey server. Safe to share between threads.
+    """Redis or Valkey: one server, the primary that Sentinels name, or a Cluster.
+
+    Which of them the URL says: see :mod:`worker.wire.addresses`. Safe to share between threads.
 
     Raises (all methods):
-        ServerUnavailable: no connection, no answer in time, or the server is starting up.
+        ServerUnavailable: no connection, no answer in time, or the server is starting up, is a
+            replica, or waits for a failover: what passes by itself.
         ServerFull: a write was refused because memory is at its limit.
-        ServerError: anything else that the server refused.
+        ServerError: anything else that the server refused: our password, what our user may not do,
+            its certificate.
     """
 
     def __init__(self, url: str | None = None) -> None:
         """``url``: None for the server that ``MIEN_REDIS`` names, or the default one.
 
         Raises:
-            SettingsError: it is not a server's URL.
+            SettingsError: it is not a server's URL, or a file that it names cannot be used.
         """
-        url = server_url(url)
-        self.name = server_name(url)
-        try:
-            self._client = redis.Redis.from_url(
-                url,
-                protocol=2,
-                socket_connect_timeout=3,
-                socket_timeout=5,
-                retry=Retry(NoBackoff(), 0),
-                retry_on_error=[],
-            )
-        except (ValueError, TypeError) as error:
-            raise SettingsError(f"{self.name} is not a server's URL: {error}") from None
+        address = parse_address(server_url(url))
+        self.name = address.name
+        self.nodes = connect(address)
+        """Which node takes a command, for who needs a connection of their own."""
+        self.spread = address.kind == "cluster"
+        """Whether feeds are on several nodes: then one that is gone says nothing of the others."""
 
     def close(self) -> None:
-        self._client.close()
+        self.nodes.close()
 
     def command(self, *words: Argument) -> Any:
-        """One plain command and its reply as redis-py gives it."""
-        with self._translated():
-            return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
+        """One plain command and its reply as redis-py gives it.
+
+        In a Cluster its first word that begins with ``mien:`` is the key that says which node takes
+        it. CONFIG, FLUSHALL and SCRIPT go to all primaries, and the first one's reply comes back.
+        """
+        if words[0] in _OF_EVERY_NODE:
+            return self._everywhere(words)
+        key = next(
+            (word for word in words if isinstance(word, str) and word.startswith(_KEY)), None
+        )
+        return self._one(Command(key, words))
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run one of wire/scripts by name."""
-        (reply,) = self.run_many(script, [(keys, arguments)])
-        if isinstance(reply, ServerError):
-            raise reply
-        return reply
+        return self._one(_script(script, keys, arguments))
 
     def run_many(self, script: str, calls: Sequence[Call]) -> list[Any]:
-        """Run a script several times in one round trip.
+        """Run a script several times in one round trip (in a Cluster: one for each node).
 
         Returns:
             One reply for each call, in order; a call that the server refused for good gives its
-            ServerError as the reply, so that one bad feed does not hide the others' replies.
+            ServerError as the reply, so that one bad feed does not hide the others' replies. So
+            do, with a ServerUnavailable, the calls for nodes of a Cluster that give no answer.
+
+        Raises:
+            ServerUnavailable: no node gives an answer. Some, all or none of the calls may be done.
         """
-        with self._translated():
-            replies = self._pipeline(script, calls)
-            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
-                # The server has restarted or was flushed. Each call that was refused did nothing.
-                self._client.script_load(_SCRIPTS[script])
-                missing = [
-                    i
-                    for i, reply in enumerate(replies)
-                    if isinstance(reply, redis.exceptions.NoScriptError)
-                ]
-                for i, reply in zip(
-                    missing, self._pipeline(script, [calls[i] for i in missing]), strict=True
-                ):
-                    replies[i] = reply
-        in_our_words = [
-            self._in_our_words(reply) if isinstance(reply, redis.RedisError) else reply
-            for reply in replies
-        ]
-        for reply in in_our_words:
-            # What the server cannot do now for one key it cannot do for the others.
-            if isinstance(reply, ServerUnavailable):
-                raise reply
-        return in_our_words
+        replies = self._send([_script(script, keys, arguments) for keys, arguments in calls])
+        outages = [reply for reply in replies if isinstance(reply, ServerUnavailable)]
+        if outages and len(outages) == len(replies):
+            raise outages[0]
+        return replies
+
+    def run_replicated(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        *,
+        replicas: int,
+        timeout_ms: int,
+    ) -> tuple[Any, int]:
+        """Run a script, then wait until ``replicas`` replicas have all that it and earlier commands
+        wrote, or ``timeout_ms`` (1 to 1000) have passed.
+
+        A script that wrote nothing waits for nothing: Valkey counts a connection's own writes.
+
+        Returns:
+            The script's reply, and how many replicas have it.
+        """
+        wait: tuple[Argument, ...] = ("WAIT", replicas, timeout_ms)
+        reply, acknowledged = self._one(_script(script, keys, arguments, then=wait))
+        return reply, int(acknowledged)
+
+    def read_streams(
+        self, after: Mapping[str, str], *, count: int, block_ms: int | None = None
+    ) -> list[tuple[str, list[tuple[bytes, dict[bytes, bytes]]]]]:
+        """XREAD of several streams, wherever they are: up to ``count`` entries of each.
+
+        Args:
+            after: key of the stream -> id after which to read.
+            block_ms: wait so long for the first entry; None: take what is there.
+
+        Returns:
+            Key and entries (id, fields) of those streams that have any. In a Cluster those whose
+            node gives no answer are left out.
+
+        Raises:
+            ServerUnavailable: no node gives an answer.
+        """
+        deadline = time.monotonic() + (block_ms or 0) / 1000
+        pause_s = _SHORTEST_PAUSE_S
+        # A Cluster reads streams of different slots by different commands, and none may block then.
+        reads = [{key: id} for key, id in after.items()] if self.spread else [after]
+        wait_ms = block_ms if len(reads) == 1 else None
+        while True:
+            replies = self._send([_read(streams, count, wait_ms) for streams in reads])
+            found = [stream for reply in replies if isinstance(reply, list) for stream in reply]
+            errors = [reply for reply in replies if isinstance(reply, ServerError)]
+            lasting = [error for error in errors if not isinstance(error, ServerUnavailable)]
+            if lasting or (errors and len(errors) == len(replies)):
+                raise (lasting or errors)[0]
+            if found or wait_ms or time.monotonic() >= deadline:
+                return [(text(key), entries) for key, entries in found]
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
     def now_us(self) -> int:
         """The server's clock, in microseconds since 1970."""
         seconds, micros = self.command("TIME")
         return int(seconds) * 1_000_000 + int(micros)
 
-    def _pipeline(self, script: str, calls: Sequence[Call]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for keys, arguments in calls:
-            pipeline.execute_command(  # type: ignore[no-untyped-call]
-                "EVALSHA", _DIGESTS[script], len(keys), *keys, *arguments
-            )
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            # A broken connection concerns the whole call.
-            if isinstance(reply, redis.ConnectionError | redis.TimeoutError):
-                raise reply
-        return replies
+    def _one(self, command: Command) -> Any:
+        (reply,) = self._send([command])
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """Each command's reply, in order; a ServerError where it has none."""
+        return [self._in_our_words(reply) for reply in send(self.nodes, commands)]
+
+    def _everywhere(self, words: Words) -> Any:
         try:
-            yield
-        except redis.RedisError as error:
+            nodes = self.nodes.primaries()
+        except (redis.RedisError, exceptions.RedisClusterException) as error:
             raise self._in_our_words(error) from None
+        replies = [self._in_our_words(send_to(self.nodes, node, words)) for node in nodes]
+        for reply in replies:
+            if isinstance(reply, ServerError):
+                raise reply
+        return replies[0]
 
-    def _in_our_words(self, error: redis.RedisError) -> ServerError:
-        exceptions = redis.exceptions
-        if isinstance(error, exceptions.AuthenticationError):
-            return ServerError(f"the server at {self.name} refused our name or password: {error}")
-        if isinstance(error, exceptions.NoPermissionError):
-            return ServerError(f"the server at {self.name} does not permit this: {error}")
-        if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
-            return ServerUnavailable(f"no answer from a server at {self.name}: {error}")
-        if isinstance(error, exceptions.ReadOnlyError):
-            return ServerUnavailable(f"the server at {self.name} is a read-only replica")
-        if str(error).partition(" ")[0] in _NOT_NOW:
-            return ServerUnavailable(f"the server at {self.name} cannot do this now: {error}")
-        if isinstance(error, exceptions.OutOfMemoryError):
-            return ServerFull(f"the server at {self.name} has reached its memory limit")
-        return ServerError(f"the server at {self.name} answered: {error}")
+    def _in_our_words(self, reply: Any) -> Any:
+        return in_our_words(reply, self.name) if isinstance(reply, Exception) else reply
+
+
+def _script(script: str, keys: Sequence[str], arguments: Words, then: Words = ()) -> Command:
+    return Command(keys[0], (len(keys), *keys, *arguments), script, then)
+
+
+def _read(after: Mapping[str, str], count: int, block_ms: int | None) -> Command:
+    block = ("BLOCK", block_ms) if block_ms else ()
+    words = ("XREAD", "COUNT", count, *block, "STREAMS", *after, *after.values())
+    return Command(next(iter(after)), words)
 
 
 class Backoff:

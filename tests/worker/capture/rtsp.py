@@ -1,4 +1,4 @@
-"""The smallest RTSP server that FFmpeg will talk to: one client, one H.264 track, over TCP."""
+"""The smallest RTSP server that FFmpeg will talk to: one H.264 track, over TCP."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ def packetize(images: list[Any], rate: int) -> list[bytes]:
 
 
 class RtspServer:
-    """Serves ``packets`` to the first client that plays; then waits, or hangs up.
+    """Serves ``packets`` to ``clients``, one after the other; then waits, or hangs up.
 
     ``requests`` keeps the method and headers of each request, for the test to look at.
     """
 
-    def __init__(self, packets: list[bytes], *, hang_up: bool = True) -> None:
+    def __init__(self, packets: list[bytes], *, hang_up: bool = True, clients: int = 1) -> None:
         self._packets = packets
+        self._clients = clients
         self._hang_up = hang_up
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,6 +81,10 @@ class RtspServer:
 
     def _serve(self) -> None:
         self._listener.settimeout(10)
+        for _ in range(self._clients):
+            self._serve_one()
+
+    def _serve_one(self) -> None:
         client, _ = self._listener.accept()
         with client, client.makefile("rb") as lines:
             while True:

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.feeds import wait_until
+from tests.worker.capture.conftest import draw
+from tests.worker.capture.http import HttpCamera, endless, file, pictures, refusal
 from worker.capture.push import PushReport, push
 from worker.consume.images import decode_picture
 from worker.demo import sample_clip
@@ -19,7 +22,7 @@ from worker.records import Frame
 from worker.wire.books import read_books
 from worker.wire.codec import decode_frame
 from worker.wire.keys import FeedKeys
-from worker.wire.registry import registered
+from worker.wire.registry import change, registered
 from worker.wire.server import Server
 
 SAMPLE = str(sample_clip())
@@ -151,3 +154,92 @@ def test_nothing_is_registered_for_a_source_that_is_not_there(
     with pytest.raises(SourceError):
         push(str(tmp_path / "nothing.mp4"), feed, redis=server_url)
     assert registered(server) == ({}, {})
+
+
+def test_a_camera_through_an_outage_is_one_writer(
+    server: Server, server_url: str, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of another size after it: one session, the sequence and all times rising."""
+    monkeypatch.setattr("worker.capture.lasting._FIRST_WAIT_S", 0.05)
+    stop, said = threading.Event(), list[str]()
+    first = pictures(*[draw(i) for i in range(6)])
+    second = pictures(*[draw(i, 320, 240) for i in range(6)], then_silent=True)
+    with HttpCamera(first, refusal, second) as camera:
+        report = push(
+            camera.url, feed, redis=server_url, policy="lossless", depth=100, stop=stop,
+            progress=after(12, stop), say=said.append,
+        )  # fmt: skip
+    frames = frames_in(server, feed)
+    assert (report.read, report.accepted, report.missed) == (12, 12, 0)
+    assert [frame.sequence for frame in frames] == list(range(12))
+    assert len({frame.session for frame in frames}) == 1
+    assert [(frame.width, frame.height) for frame in frames] == [(160, 120)] * 6 + [(320, 240)] * 6
+    assert decode_picture(frames[-1]).shape == (240, 320, 3)
+    seconds = [float(frame.pts * frame.time_base) for frame in frames]
+    assert all(np.diff(seconds) > 0)
+    times = [frame.captured_at for frame in frames]
+    assert times == sorted(times)
+    assert len(said) == 2
+    entry = server.command("HGET", "mien:feeds", feed)
+    assert b"secret" not in entry
+    assert registered(server)[0][feed].source == camera.name
+
+
+def test_a_camera_is_live_and_its_staleness_is_the_feeds(
+    server: Server, server_url: str, feed: str
+) -> None:
+    stop = threading.Event()
+    with HttpCamera(endless(draw(1))) as camera:
+        push(
+            camera.url, feed, redis=server_url, staleness_s=7.5, stop=stop,
+            progress=after(20, stop),
+        )  # fmt: skip
+    settings = registered(server)[0][feed]
+    assert (settings.policy, settings.depth, settings.staleness_s) == ("live", 8, 7.5)
+    books = read_books(server, feed)
+    assert (books.offered, books.in_flight, books.dropped) == (20, 8, 12)
+
+
+def test_a_finished_video_of_an_http_server_ends_the_push(
+    server: Server, server_url: str, feed: str
+) -> None:
+    with HttpCamera(file(Path(SAMPLE))) as camera:
+        report = push(camera.url, feed, redis=server_url, depth=1000, fps=5, width=64)
+    assert report.accepted == 70
+    assert registered(server)[0][feed].policy == "lossless"
+
+
+def test_a_video_of_an_http_server_in_a_loop(server: Server, server_url: str, feed: str) -> None:
+    stop = threading.Event()
+    with HttpCamera(file(Path(SAMPLE))) as camera:
+        push(
+            camera.url, feed, redis=server_url, depth=1000, loop=True, fps=5, width=64, stop=stop,
+            progress=after(100, stop),
+        )  # fmt: skip
+        assert camera.connections >= 2
+    seconds = [float(frame.pts * frame.time_base) for frame in frames_in(server, feed)]
+    assert np.diff(seconds) == pytest.approx(np.full(99, 0.2), abs=0.05)
+
+
+def test_what_is_live_cannot_be_looped(server: Server, server_url: str, feed: str) -> None:
+    with HttpCamera(endless(draw(1))) as camera, pytest.raises(SettingsError, match="no end"):
+        push(camera.url, feed, redis=server_url, loop=True)
+    assert registered(server) == ({}, {})
+
+
+def test_a_running_push_follows_what_is_set_for_its_feed(
+    server: Server, server_url: str, feed: str
+) -> None:
+    stop = threading.Event()
+    pushing = threading.Thread(
+        target=push, args=(SAMPLE, feed), kwargs={"redis": server_url, "depth": 3, "stop": stop}
+    )
+    pushing.start()
+    try:
+        wait_until(lambda: read_books(server, feed).offered == 3)
+        change(server, feed, depth=10)
+        wait_until(lambda: read_books(server, feed).offered == 10)
+    finally:
+        stop.set()
+        pushing.join(timeout=20)
+    assert not pushing.is_alive()

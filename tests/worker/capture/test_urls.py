@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from tests.worker.capture.conftest import Clips, draw, read
+from tests.worker.capture.http import HttpCamera, file
 from tests.worker.capture.rtsp import RtspServer, packetize
 from worker.capture import camera
 from worker.capture.sources import open_source
-from worker.errors import SourceError
+from worker.errors import SourceError, SourceLost
+from worker.records import Picture
 from worker.wire.addresses import without_secrets
 
 
@@ -49,12 +51,22 @@ def test_http_serves_a_file(site: str, clips: Clips, index_of) -> None:
         assert [index_of(p.image) for p in source.pictures()] == list(range(50))
 
 
-def test_http_without_a_duration_is_live(site: str, clips: Clips) -> None:
+def test_http_of_a_file_that_states_no_duration_still_ends(site: str, clips: Clips) -> None:
     clips.make("a.h264")
-    before = datetime.now(UTC)
     with open_source(f"http://{site}/a.h264") as source:
+        assert (source.live, source.frames, source.duration_s) == (False, None, None)
+        assert len(list(source.pictures())) == 50
+
+
+def test_http_without_duration_and_size_is_live(clips: Clips) -> None:
+    clip = clips.make("a.ts")
+    before = datetime.now(UTC)
+    with HttpCamera(file(clip, stated=False)) as camera, open_source(camera.url) as source:
         assert (source.live, source.frames, source.duration_s) == (True, None, None)
-        pictures = list(source.pictures())
+        pictures: list[Picture] = []
+        # Only a stated size tells the end of what is sent from a cut.
+        with pytest.raises(SourceLost, match="the connection was cut, 50 pictures were read"):
+            pictures.extend(source.pictures())
     assert len(pictures) == 50
     times = [p.captured_at for p in pictures]
     assert all(t is not None and before <= t <= before + timedelta(minutes=1) for t in times)
@@ -187,4 +199,4 @@ def test_rtsp_that_falls_silent() -> None:
         with source, pytest.raises(SourceError) as caught:
             list(source.pictures())
     assert "broke off at 1." in str(caught.value)
-    assert "no answer in time" in str(caught.value)
+    assert "stalled, no picture for 1.5 s" in str(caught.value)

@@ -211,3 +211,51 @@ def test_a_feed_whose_keys_are_spoilt_does_not_stop_the_others(
     own(leases, "good", "spoilt")
     batches = drain(Reader(server, leases), size=4)
     assert [d.feed for batch in batches for d in batch] == ["good"]
+
+
+def test_a_frame_that_nobody_can_read_is_not_asked_for_again_and_again(
+    server: Server, leases: Leases, feed: str
+) -> None:
+    """Somebody else has acknowledged it and left it in the stream: the feed rests, then goes on."""
+    writer = push_frames(server, feed, 1)
+    own(leases, feed)
+    reader = Reader(server, leases)
+    (delivery,) = reader.next_batch(1, 0.0, STOP)
+    server.command("XACK", delivery.lease.keys.frames, GROUP, delivery.frame_id)
+    before = server.command("INFO", "commandstats")["cmdstat_xreadgroup"]["calls"]
+    assert reader.next_batch(1, 0.0, STOP, idle_s=0.5) == []
+    after = server.command("INFO", "commandstats")["cmdstat_xreadgroup"]["calls"]
+    assert after - before < 10
+    writer.push(frame_of(writer, 1))
+    found: list[Delivery] = []
+    wait_until(lambda: bool(found.extend(reader.next_batch(1, 0.0, STOP)) or found))
+    assert found[0].frame_id != delivery.frame_id
+
+
+def test_what_another_consumer_has_taken_from_a_held_feed_comes_back(
+    server: Server, leases: Leases, feed: str
+) -> None:
+    register(server, feed)
+    frames = FeedKeys.of(feed).frames
+    own(leases, feed)
+    reader = Reader(server, leases)
+    assert reader.next_batch(1, 0.0, STOP) == []
+    push_frames(server, feed, 1)
+    server.command("XGROUP", "CREATE", frames, GROUP, "0")
+    server.command("XREADGROUP", "GROUP", GROUP, "by-hand", "COUNT", 1, "STREAMS", frames, ">")
+    found: list[Delivery] = []
+    wait_until(lambda: bool(found.extend(reader.next_batch(1, 0.0, STOP)) or found))
+
+
+def test_a_feed_is_drained_once_nothing_of_it_is_in_hand(
+    server: Server, leases: Leases, feed: str
+) -> None:
+    push_frames(server, feed, 2)
+    own(leases, feed)
+    reader = Reader(server, leases)
+    (lease,) = leases.held()
+    assert not reader.drained(lease), "what its last owner had in hand is not known yet"
+    reader.next_batch(1, 0.0, STOP)
+    assert reader.drained(lease)
+    reader.forget(lease)
+    assert not reader.drained(lease)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import pytest
 
 from tests.doubles import Running, running_worker
-from tests.feeds import frame_of, push_frames, wait_until
-from worker.errors import FeedNameError, ServerUnavailable, SettingsError
-from worker.subscribe.events import Gap, events
+from tests.feeds import START, frame_of, push_frames, wait_until
+from worker.errors import FeedNameError, ServerError, ServerUnavailable, SettingsError
+from worker.records import FrameEvent, ModelInfo
+from worker.subscribe.events import Gap, Rewind, events
 from worker.wire.books import read_books
+from worker.wire.codec import encode_event
 from worker.wire.keys import FeedKeys
+from worker.wire.registry import register
 from worker.wire.server import Server
 
 
@@ -152,3 +156,182 @@ def test_a_foreign_entry_in_the_event_stream_is_passed_over(
     server.command("XADD", FeedKeys.of(feed).events, "*", "event", b"\xff", "n", 2)
     every = list(events(feed, redis=server_url, since="start", follow=False))
     assert [event.ordinal for event in every] == [1]
+
+
+def publish_by_hand(server: Server, feed: str, *ids: str, first: int = 1) -> list[FrameEvent]:
+    """Events of these ids, as the settling script leaves them."""
+    keys = FeedKeys.of(feed)
+    made = []
+    for ordinal, frame_id in enumerate(ids, first):
+        event = FrameEvent(
+            feed=feed, frame_id=frame_id, session="s", sequence=ordinal, captured_at=START,
+            ingested_at=START, pts_seconds=0, width=1, height=1, faces=(),
+            detector=ModelInfo("d", "1", ""), classifier=ModelInfo("c", "1", ""),
+        )  # fmt: skip
+        server.command("XADD", keys.events, frame_id, "event", encode_event(event), "n", ordinal)
+        server.command("HSET", keys.stats, "published", ordinal)
+        made.append(replace(event, ordinal=ordinal))
+    return made
+
+
+def roll_back(server: Server, feed: str, *, to: int) -> None:
+    """As a failover to a replica does that had only the first ``to`` events."""
+    keys = FeedKeys.of(feed)
+    kept = server.command("XRANGE", keys.events, "-", "+", "COUNT", to) or ()
+    server.command("DEL", keys.events)
+    for entry_id, fields in kept:
+        server.command(
+            "XADD", keys.events, entry_id, *(part for pair in fields.items() for part in pair)
+        )
+    server.command("HSET", keys.stats, "published", to)
+
+
+def test_a_cursor_ahead_of_the_stream_rewinds_and_says_so(
+    server: Server, server_url: str, feed: str
+) -> None:
+    register(server, feed)
+    every = publish_by_hand(server, feed, "1-0", "2-0", "3-0", "4-0")
+    gaps: list[Gap] = []
+    rewinds: list[Rewind] = []
+    stop = threading.Event()
+
+    def on_rewind(rewind: Rewind) -> None:
+        rewinds.append(rewind)
+        publish_by_hand(server, feed, "3-0", "3-5", "9-0", first=3)
+
+    found = events(
+        feed, redis=server_url, since="start", stop=stop,
+        on_gap=gaps.append, on_rewind=on_rewind,
+    )  # fmt: skip
+    assert [event.ordinal for event in islice(found, 4)] == [1, 2, 3, 4]
+    roll_back(server, feed, to=2)
+    assert [(e.frame_id, e.ordinal) for e in islice(found, 3)] == [
+        ("3-0", 3), ("3-5", 4), ("9-0", 5),
+    ]  # fmt: skip
+    stop.set()
+    assert rewinds == [Rewind(feed, "4-0", "2-0")]
+    assert gaps == []
+    # And one that was away during the failover: it knows its last event, or only its id.
+    roll_back(server, feed, to=2)
+    for since in (every[3], "4-0"):
+        rewinds.clear()
+        kept = list(events(
+            feed, redis=server_url, since=since, follow=False, on_rewind=rewinds.append
+        ))  # fmt: skip
+        assert kept == []
+        assert rewinds == [Rewind(feed, "4-0", "2-0")]
+
+
+def test_a_stream_that_went_back_and_on_again_is_noticed_by_its_ordinals(
+    server: Server, server_url: str, feed: str
+) -> None:
+    """What came after the failover has passed the cursor before anybody looked."""
+    register(server, feed)
+    every = publish_by_hand(server, feed, "1-0", "2-0", "3-0", "4-0")
+    roll_back(server, feed, to=2)
+    publish_by_hand(server, feed, "9-0", "9-1", first=3)
+    told: list[object] = []
+    found = events(
+        feed, redis=server_url, since=every[3], follow=False,
+        on_gap=told.append, on_rewind=told.append,
+    )  # fmt: skip
+    assert [(event.frame_id, event.ordinal) for event in found] == [("9-0", 3), ("9-1", 4)]
+    assert told == [Rewind(feed, "4-0", "2-0")]
+
+
+def test_foreign_ordinals_hold_nobody_up(server: Server, server_url: str, feed: str) -> None:
+    register(server, feed)
+    publish_by_hand(server, feed, "1-0", "2-0", first=5)
+    publish_by_hand(server, feed, "3-0", "4-0", first=1)
+    told: list[object] = []
+    found = events(
+        feed, redis=server_url, since="start", follow=False,
+        on_gap=told.append, on_rewind=told.append,
+    )  # fmt: skip
+    assert [event.ordinal for event in found] == [5, 6, 1, 2]
+    assert told == [Gap(feed, 4, "1-0"), Rewind(feed, "2-0", "2-0")]
+
+
+def test_a_feed_that_began_anew_is_read_from_its_beginning(
+    server: Server, server_url: str, feed: str
+) -> None:
+    register(server, feed)
+    every = publish_by_hand(server, feed, "1-0", "2-0", "3-0", "4-0")
+    server.command("FLUSHALL")
+    register(server, feed)
+
+    def read(since: FrameEvent) -> tuple[list[int], list[Rewind], list[Gap]]:
+        gaps: list[Gap] = []
+        rewinds: list[Rewind] = []
+        found = events(
+            feed, redis=server_url, since=since, follow=False,
+            on_gap=gaps.append, on_rewind=rewinds.append,
+        )  # fmt: skip
+        return [event.ordinal for event in found], rewinds, gaps
+
+    assert read(every[3]) == ([], [Rewind(feed, "4-0", "0-0")], [])
+    publish_by_hand(server, feed, "5-0", "6-0", "7-0")
+    assert read(every[3]) == ([1, 2, 3], [Rewind(feed, "4-0", "0-0")], [])
+    server.command("XDEL", FeedKeys.of(feed).events, "5-0", "6-0")
+    assert read(every[3]) == ([3], [Rewind(feed, "4-0", "0-0")], [Gap(feed, 2, "7-0")])
+
+
+def test_now_is_after_all_events_also_if_they_are_trimmed(
+    server: Server, server_url: str, feed: str
+) -> None:
+    register(server, feed)
+    publish_by_hand(server, feed, "1-0", "2-0")
+    server.command("XTRIM", FeedKeys.of(feed).events, "MAXLEN", 0)
+    told: list[object] = []
+    stop = threading.Event()
+    found = events(
+        feed, redis=server_url, stop=stop, on_gap=told.append, on_rewind=told.append
+    )  # fmt: skip
+
+    def publish_later() -> None:
+        wait_until(lambda: server.command("CLIENT", "LIST").count(b"cmd=xread") > 0)
+        publish_by_hand(server, feed, "3-0", "5-0", first=3)
+
+    later = threading.Thread(target=publish_later)
+    later.start()
+    assert [event.ordinal for event in islice(found, 2)] == [3, 4]
+    later.join()
+    stop.set()
+    assert told == []
+
+
+def test_a_time_to_come_is_no_reason_to_rewind(server: Server, server_url: str, feed: str) -> None:
+    register(server, feed)
+    publish_by_hand(server, feed, "1-0", "2-0")
+    told: list[object] = []
+    since = datetime.now(UTC) + timedelta(days=1)
+    found = events(
+        feed, redis=server_url, since=since, follow=False,
+        on_gap=told.append, on_rewind=told.append,
+    )  # fmt: skip
+    assert list(found) == []
+    assert told == []
+
+
+def test_a_feed_whose_events_are_no_stream_hides_no_other(server: Server, server_url: str) -> None:
+    for name in ("good", "spoilt"):
+        register(server, name)
+    publish_by_hand(server, "good", "1-0")
+    server.command("SET", FeedKeys.of("spoilt").events, "not a stream")
+    found = list(events(redis=server_url, since="start", follow=False))
+    assert [event.feed for event in found] == ["good"]
+    with pytest.raises(ServerError, match="WRONGTYPE"):
+        list(events("spoilt", redis=server_url, since="start", follow=False))
+
+
+def test_rewinds_and_gaps_are_logged_where_nobody_asks(
+    server: Server, server_url: str, feed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    register(server, feed)
+    (event,) = publish_by_hand(server, feed, "9-0")
+    roll_back(server, feed, to=0)
+    publish_by_hand(server, feed, "3-0", first=3)
+    assert len(list(events(feed, redis=server_url, since=event, follow=False))) == 0
+    assert f"{feed}: the server went back from 9-0 to 3-0" in caplog.text
+    list(events(feed, redis=server_url, since="start", follow=False))
+    assert f"{feed}: 2 events were trimmed before 3-0" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from worker.records import Face, FrameEvent, ModelInfo
-from worker.subscribe.watch import Board, clock, latency_s, line_of, plain_console
+from worker.subscribe.watch import Board, clock, latency_s, line_of
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -57,13 +57,16 @@ def test_no_event_no_face_and_too_many_faces_are_said() -> None:
     assert "5 events had been trimmed" in shown(board, 80)
 
 
-def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    plain_console(width=80).print("[/x] [bold] :smile:")
-    assert capsys.readouterr().out == "[/x] [bold] :smile:\n"
-
-
 def test_plain_lines_and_figures() -> None:
     assert line_of(event()) == "hall 1:15.2 #1 happy 70%"
     assert line_of(event(faces=0)) == "hall 1:15.2 no face"
     assert latency_s(event()) == pytest.approx(0.04)
     assert clock(3600) == "60:00.0"
+
+
+def test_a_server_that_went_back_is_told() -> None:
+    board = Board()
+    board.add(event())
+    assert "went back" not in shown(board, 120)
+    board.rewound()
+    assert "the server went back 1x" in shown(board, 120)

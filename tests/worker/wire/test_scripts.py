@@ -1,65 +1,14 @@
-"""The push, read and settle scripts against a real server: what each refuses, and the books."""
+"""The scripts against a real server: what each refuses, twice or too late, and the books."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from worker.errors import ServerError
+from tests.worker.wire.conftest import TOKEN, Feed
+from worker.errors import ServerError, ServerFull
 from worker.wire.books import read_books
-from worker.wire.keys import CONSUMER, GROUP, FeedKeys
-from worker.wire.server import Server, text
-
-TOKEN = "token-a"
-
-
-class Feed:
-    """The scripts of one feed, called with their raw arguments."""
-
-    def __init__(self, server: Server, name: str) -> None:
-        self.server, self.name, self.keys = server, name, FeedKeys.of(name)
-
-    def push(
-        self, sequence: int, session: str = "s1", policy: str = "lossless", depth: int = 4
-    ) -> list[Any]:
-        arguments = [GROUP, session, sequence, policy, depth, b"frame %d" % sequence]
-        reply = self.server.run("push", [self.keys.frames, self.keys.stats], arguments)
-        return [text(reply[0]), text(reply[1]), reply[2]]
-
-    def own(self, token: str = TOKEN, verb: str = "acquire") -> int:
-        reply: int = self.server.run("lease", [self.keys.lease], [verb, token, 60_000])
-        return reply
-
-    def read(self, after: str = ">", count: int = 10, token: str = TOKEN) -> list[str] | None:
-        """Ids read, or None if the lease is not ours."""
-        reply = self.server.run(
-            "read",
-            [self.keys.lease, self.keys.frames, self.keys.stats],
-            [token, GROUP, CONSUMER, after, count, "worker-1"],
-        )
-        return None if reply[0] == b"lost" else [text(entry[0]) for entry in reply[2]]
-
-    def settle(
-        self, frame_id: str, outcome: str = "published", token: str = TOKEN, state: bytes = b""
-    ) -> str:
-        keys = self.keys
-        reply = self.server.run(
-            "settle",
-            [keys.lease, keys.frames, keys.events, keys.dead, keys.stats, keys.state],
-            [token, GROUP, frame_id, outcome, b"", state, 1000, "reason", "detail"],
-        )
-        return text(reply[0])
-
-    def balanced(self) -> bool:
-        return read_books(self.server, self.name).balanced
-
-
-@pytest.fixture
-def own(server: Server, feed: str) -> Feed:
-    made = Feed(server, feed)
-    assert made.own() == 1
-    return made
+from worker.wire.keys import CONSUMER, GROUP
+from worker.wire.server import text
 
 
 def test_a_repeated_push_is_accepted_once(own: Feed) -> None:
@@ -127,6 +76,15 @@ def test_reads_are_fenced_and_a_new_owner_finds_what_was_in_hand(own: Feed) -> N
     assert own.read() is None, "the old owner wakes up"
     assert own.read(after="0", token="token-b") == first
     assert own.read(token="token-b") is not None
+
+
+def test_reading_a_feed_without_frames_leaves_no_stream(own: Feed) -> None:
+    """Somebody may read who has not heard that the feed was removed."""
+    assert own.read(after="0") == []
+    assert own.read() == []
+    assert not own.server.command("EXISTS", own.keys.frames)
+    own.push(0)
+    assert len(own.read() or []) == 1
 
 
 def test_settling_is_fenced_ordered_and_idempotent(own: Feed) -> None:
@@ -208,8 +166,6 @@ def test_one_refused_call_does_not_hide_the_others(own: Feed) -> None:
 
 
 def test_a_full_server_refuses_frames_and_still_drains(own: Feed) -> None:
-    from worker.errors import ServerFull
-
     for sequence in range(3):
         own.push(sequence)
     own.server.command("CONFIG", "SET", "maxmemory", 1)

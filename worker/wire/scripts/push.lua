@@ -3,20 +3,29 @@
 -- No allow-oom flag: a full server refuses new frames and can still drain.
 --
 -- KEYS  frames, stats
--- ARGV  group, session, sequence, policy, depth, frame
+-- ARGV  group, session, sequence, policy, depth, frame, told
+--   told  the last sequence that the session was told is accepted; empty: none, or it keeps none
 -- Returns {status, id, displaced}; status is
 --   accepted    id is the frame's id; displaced frames, the oldest undelivered, made room
 --   repeat      this session has pushed this sequence before: nothing was done
+--   behind      a failover has lost what this session pushed after sequence id ('': all of it):
+--               nothing was done
 --   full        lossless, and depth frames wait to be read: nothing was done
 --   superseded  a later session writes to this feed: nothing was done
 local frames, stats = KEYS[1], KEYS[2]
 local group, session, sequence = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local policy, depth, frame = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+local policy, depth, frame, told = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7] or ''
 
 local current = redis.call('HMGET', stats, 'session', 'sequence')
-if current[1] then
-  if current[1] > session then return {'superseded', '', 0} end
-  if current[1] == session and sequence <= tonumber(current[2]) then return {'repeat', '', 0} end
+if current[1] and current[1] > session then return {'superseded', '', 0} end
+local last = current[1] == session and tonumber(current[2]) or -1
+if told ~= '' and last < tonumber(told) then
+  return {'behind', last >= 0 and current[2] or '', 0}
+end
+if sequence <= last then
+  -- A write that changes nothing: a WAIT that follows waits for what is repeated.
+  redis.call('HSET', stats, 'sequence', current[2])
+  return {'repeat', '', 0}
 end
 
 -- The depth bounds the frames that nobody has read. What is in hand is read and not yet settled:

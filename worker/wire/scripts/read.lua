@@ -12,6 +12,9 @@ local token, group, consumer, after, count, worker = unpack(ARGV)
 local frames, stats = KEYS[2], KEYS[3]
 if redis.call('GET', KEYS[1]) ~= token then return {'lost'} end
 
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+
 local function read()
   return redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count,
     'STREAMS', frames, after)
@@ -19,12 +22,13 @@ end
 local reply = read()
 if reply and reply.err then
   if string.find(reply.err, 'NOGROUP', 1, true) ~= 1 then return reply end
-  -- The first read of a feed, or its keys were removed: the group starts at the first frame.
-  redis.call('XGROUP', 'CREATE', frames, group, '0', 'MKSTREAM')
+  -- A feed that has just been removed is not to leave an empty stream.
+  if redis.call('EXISTS', frames) == 0 then return {'ok', now_ms, {}, 0} end
+  -- The first read of a feed: the group starts at the first frame.
+  redis.call('XGROUP', 'CREATE', frames, group, '0')
   reply = read()
 end
 
-local now = redis.call('TIME')
 if after == '0' then
   -- Somebody may have read with a consumer's name of their own: what they hold is ours to settle.
   for _, entry in ipairs(redis.call('XPENDING', frames, group, '-', '+', 1000)) do
@@ -51,4 +55,4 @@ if after ~= '>' and entries[1] then
   redis.call('HSET', stats, 'alone', id, 'alone_with', workers)
   for _ in string.gmatch(workers, '%S+') do attempts = attempts + 1 end
 end
-return {'ok', now[1] * 1000 + math.floor(now[2] / 1000), entries, attempts}
+return {'ok', now_ms, entries, attempts}

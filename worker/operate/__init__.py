@@ -1,0 +1,1 @@
+"""Operate feeds: see their books, change their settings, remove them, look after dead letters."""

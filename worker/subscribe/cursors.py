@@ -1,0 +1,197 @@
+"""The cursors of one subscriber: where it stands in each feed, and whether the server went back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from worker.errors import ServerError
+from worker.records import FrameEvent
+from worker.wire.codec import decode_event
+from worker.wire.keys import FeedKeys
+from worker.wire.registry import registered
+from worker.wire.server import Server, text
+
+log = logging.getLogger("mien")
+
+_READ_AT_ONCE = 100
+_LOOK_S = 1.0
+"""How often is looked for new feeds, and whether the server still has what was read."""
+
+Since = str | datetime | FrameEvent
+"""Where to begin: "now", "start" (the oldest event kept), an id (after it), a time (from it on),
+or the last event seen (after it, and what was trimmed since is counted exactly)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events that retention had trimmed before they could be read."""
+
+    feed: str
+    missing: int | None
+    """How many; None if that cannot be known, because no earlier event of the feed was seen."""
+    before: str
+    """Id of the first event that is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """The server has gone back behind what was read: a failover, a flush, a feed removed.
+
+    What comes next follows on what the server has. A frame that it analyses again comes again.
+    """
+
+    feed: str
+    seen: str
+    """Id of the last event that was read."""
+    last: str
+    """Id of the last event that the server had then; 0-0 if the feed began anew."""
+
+
+@dataclass(slots=True)
+class _Cursor:
+    after: str
+    """Id of the last event seen, or the one to begin after."""
+    ordinal: int | None
+    """Ordinal of the last event seen; None if unknown."""
+    seen: bool = True
+    """Whether there has been an event of the id ``after``: then the stream cannot end before it."""
+    doubt: bool = False
+    """An event came whose ordinal had been: nothing more is taken until that is cleared up."""
+
+
+class Subscription:
+    """The cursors of one subscriber."""
+
+    def __init__(
+        self,
+        server: Server,
+        feed: str | None,
+        since: Since,
+        on_gap: Callable[[Gap], None],
+        on_rewind: Callable[[Rewind], None],
+    ) -> None:
+        self._server = server
+        self._feed = feed
+        self._since = since
+        self._on_gap = on_gap
+        self._on_rewind = on_rewind
+        self._cursors: dict[str, _Cursor] = {}
+        self._there_at_first: frozenset[str] | None = None
+        self._looked_at = float("-inf")
+
+    def read(self, block_ms: int | None) -> list[FrameEvent] | None:
+        """The next events; None if nothing came within ``block_ms`` (None: is there now)."""
+        self._find_feeds()
+        if not self._cursors:
+            if block_ms:
+                time.sleep(block_ms / 1000)
+            return None
+        by_key = {FeedKeys.of(feed).events: feed for feed in self._cursors}
+        after = {key: self._cursors[feed].after for key, feed in by_key.items()}
+        streams = self._server.read_streams(after, count=_READ_AT_ONCE, block_ms=block_ms)
+        if not streams:
+            return None
+        found = []
+        for key, entries in streams:
+            feed = by_key[key]
+            for entry_id, fields in entries:
+                event = self._take(feed, text(entry_id), fields)
+                if event is not None:
+                    found.append(event)
+                if self._cursors[feed].doubt:
+                    break
+        return found
+
+    def _take(self, feed: str, entry_id: str, fields: dict[bytes, bytes]) -> FrameEvent | None:
+        cursor = self._cursors[feed]
+        try:
+            event = decode_event(fields[b"event"], int(fields[b"n"]))
+        except (KeyError, ValueError) as error:
+            log.warning("%s %s is not an event: %r", feed, entry_id, error)
+            cursor.after = entry_id
+            return None
+        if cursor.ordinal is not None and event.ordinal <= cursor.ordinal:
+            # The server went back, and is past our cursor again: first see how far it went.
+            cursor.doubt, self._looked_at = True, float("-inf")
+            return None
+        if cursor.ordinal is not None and event.ordinal > cursor.ordinal + 1:
+            self._on_gap(Gap(feed, event.ordinal - cursor.ordinal - 1, entry_id))
+        cursor.after, cursor.ordinal, cursor.seen = entry_id, event.ordinal, True
+        return event
+
+    def _rewind(self, feed: str, cursor: _Cursor, last: str, ordinal: int | None) -> None:
+        self._on_rewind(Rewind(feed, cursor.after, last))
+        cursor.after, cursor.ordinal, cursor.doubt = last, ordinal, False
+
+    def _find_feeds(self) -> None:
+        if time.monotonic() - self._looked_at < _LOOK_S:
+            return
+        names = {self._feed} if self._feed else {*registered(self._server)[0], *self._cursors}
+        if self._there_at_first is None:
+            self._there_at_first = frozenset(names)
+        for feed, last, ordinal in self._tails(sorted(names)):
+            cursor = self._cursors.get(feed)
+            if cursor is None:
+                cursor = self._cursors[feed] = self._begin(feed, last, ordinal)
+            if cursor.doubt:
+                last, agreed = self._last_up_to(feed, cursor.after)
+                # Ordinals that go back without that are foreign: they are no measure.
+                self._rewind(feed, cursor, last, agreed if last != cursor.after else None)
+            elif cursor.seen and _order(cursor.after) > _order(last):
+                self._rewind(feed, cursor, last, ordinal)
+        self._looked_at = time.monotonic()
+
+    def _tails(self, feeds: list[str]) -> Iterator[tuple[str, str, int]]:
+        """Where the events of each feed end; those of which the server cannot tell it are left out.
+
+        Raises:
+            ServerError: there is but one feed, and the server refuses to tell.
+        """
+        keys = [FeedKeys.of(feed) for feed in feeds]
+        replies = self._server.run_many("tail", [([key.events, key.stats], []) for key in keys])
+        for feed, reply in zip(feeds, replies, strict=True):
+            if not isinstance(reply, ServerError):
+                yield feed, text(reply[0]), reply[1]
+            elif self._feed:
+                raise reply
+            else:
+                log.debug("%s: %s", feed, reply)
+
+    def _last_up_to(self, feed: str, entry_id: str) -> tuple[str, int]:
+        """Id and ordinal of the last event not after ``entry_id``; 0-0 and 0 if there is none."""
+        found = self._server.command(
+            "XREVRANGE", FeedKeys.of(feed).events, entry_id, "-", "COUNT", 1
+        )
+        return (text(found[0][0]), int(found[0][1].get(b"n", 0))) if found else ("0-0", 0)
+
+    def _begin(self, feed: str, last: str, ordinal: int) -> _Cursor:
+        """Where ``feed`` begins; a feed that turns up later begins at its first event."""
+        since = self._since
+        events = FeedKeys.of(feed).events
+        if since == "now":
+            if feed in (self._there_at_first or ()):
+                return _Cursor(last, ordinal)
+            return _Cursor("0-0", 0 if last == "0-0" else None)
+        if isinstance(since, FrameEvent):
+            return _Cursor(since.frame_id, since.ordinal)
+        if since == "start":
+            return _Cursor("0-0", 0)
+        if isinstance(since, datetime):
+            before_ms = int(since.timestamp() * 1000) - 1
+            after = f"{before_ms}-{2**64 - 1}" if before_ms >= 0 else "0-0"
+        else:
+            after = since if "-" in since else f"{since}-0"
+        oldest = self._server.command("XRANGE", events, "-", "+", "COUNT", 1)
+        if oldest and int(oldest[0][1].get(b"n", 1)) > 1 and _order(oldest[0][0]) > _order(after):
+            # What we were to begin at is trimmed. How much of it came after `after` is unknown.
+            self._on_gap(Gap(feed, None, text(oldest[0][0])))
+        return _Cursor(after, None, seen=isinstance(since, str))
+
+
+def _order(entry_id: str | bytes) -> tuple[int, int]:
+    milliseconds, _, counter = text(entry_id).partition("-")
+    return int(milliseconds), int(counter or 0)
