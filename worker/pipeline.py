@@ -212,7 +212,7 @@ class Pipeline:
             return Outcome(delivery, "skipped")
         if delivery.attempts > self._settings.max_attempts:
             ended = delivery.attempts - 1
-            why = f"{ended} workers in a row ended while they had this frame alone in hand"
+            why = f"{ended} workers in a row had this frame alone in hand and ended or lost it"
             return _dead(delivery, EntryError("poison", why))
         try:
             frame = decode_frame(delivery.body, delivery.feed, time_of_id(delivery.frame_id))

@@ -149,12 +149,14 @@ def test_the_judge_hears_what_a_subscriber_saw() -> None:
     assert "a subscriber saw" in faults_of(good(), seen[1:])
 
 
-def marked(mark: str) -> list[int]:
-    """The processes that have ``mark`` in their environment."""
+def marked(mark: str, folder: Path) -> list[int]:
+    """The processes that have ``mark`` in their environment, or run within ``folder``: a server
+    writes its title over its environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if mark.encode() in path.read_bytes():
+            within = (path.parent / "cwd").readlink().is_relative_to(folder)
+            if within or mark.encode() in path.read_bytes():
                 found.append(int(path.parent.name))
         except OSError:  # it has just ended, or is another user's
             continue
@@ -174,18 +176,18 @@ def test_nothing_is_left_of_a_run_that_is_broken_off(
     )  # fmt: skip
     try:
         # This one, the nursery, the server, and some workers and writers.
-        wait_until(lambda: len(marked(mark)) >= 7)
+        wait_until(lambda: len(marked(mark, tmp_path)) >= 7)
         process.send_signal(number)
         assert process.wait(timeout=20) == code
         if number == signal.SIGKILL:
-            wait_until(lambda: len(marked(mark)) <= 1)  # the server has nobody to end it
+            wait_until(lambda: len(marked(mark, tmp_path)) <= 1)  # the server has nobody to end it
         else:
-            assert marked(mark) == []
+            assert marked(mark, tmp_path) == []
             assert list(tmp_path.glob("mien-chaos-*")) == []
     finally:
         process.kill()
         process.communicate()
-        for left in marked(mark):
+        for left in marked(mark, tmp_path):
             os.kill(left, signal.SIGKILL)
 
 
