@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -18,9 +17,8 @@ from training.average import _move  # noqa: E402
 from training.batches import Batches  # noqa: E402
 from training.checkpoint import BEST, LAST, load_checkpoint, open_checkpoint  # noqa: E402
 from training.data import FERPLUS, Dataset, read_data  # noqa: E402
-from training.experiment import Experiment, rate_at  # noqa: E402
+from training.experiment import rate_at  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
-from training.targets import examples  # noqa: E402
 from training.train import fit  # noqa: E402
 from worker.errors import DataError, ModelError, SettingsError  # noqa: E402
 
@@ -40,15 +38,6 @@ def say(line):
     if line.startswith("epoch 3/"):
         sys.stdin.read()  # hang before the third epoch is saved
 fit(read_data(Path(sys.argv[1])), recipe_with(), Path(sys.argv[2]), say=say)
-"""
-
-CONFIG = """
-batch_size = 14
-[model]
-network = "small-cnn"
-[[phases]]
-epochs = 2
-learning_rate = 0.1
 """
 
 
@@ -319,27 +308,6 @@ def test_a_run_that_was_moved_remembers_its_best(tiny: Dataset, tmp_path: Path) 
     assert not (tmp_path / "here").exists()
 
 
-def test_what_processes_cannot_share_is_refused(
-    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(SettingsError, match="batch_size = 14 cannot be shared evenly by 4"):
-        fit(tiny, RECIPE, tmp_path, devices=4, say=quiet)
-    with pytest.raises(SettingsError, match="--nodes is for runs that torchrun starts"):
-        fit(tiny, RECIPE, tmp_path, nodes=2, say=quiet)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match=r"torchrun started 2 processes, .* makes 1"):
-        fit(tiny, RECIPE, tmp_path, say=quiet)
-
-
-def test_a_process_may_get_nothing_of_the_last_batch(tiny: Dataset) -> None:
-    provenance = {"data_digest": "", "pretrained": "none"}
-    experiment = Experiment(RECIPE, examples(tiny, RECIPE), provenance)
-    nothing = torch.zeros(0, 1, 48, 48, dtype=torch.uint8), torch.zeros(0, 1, dtype=torch.int64)
-    experiment.validation_step(nothing, 0)
-    assert experiment.public_loss.update_count == 0
-
-
 def test_a_folder_that_cannot_be_written_is_named(tiny: Dataset) -> None:
     with pytest.raises(SettingsError, match="cannot write to the folder /proc/1"):
         fit(tiny, RECIPE, Path("/proc/1"), say=quiet)
@@ -364,19 +332,6 @@ def test_the_average_begins_near_the_weights_and_slows_down() -> None:
     counters = [torch.tensor(3)]
     _move(0.99, counters, [torch.tensor(7)], torch.tensor(5))
     assert counters[0] == 7
-
-
-def test_processes_share_each_batch() -> None:
-    faces, labels = torch.arange(10), torch.arange(10) * 2
-
-    def batches(rank: int, world: int) -> list[Any]:
-        generator = lambda: torch.Generator().manual_seed(1)  # noqa: E731
-        return [faces for faces, _ in Batches(faces, labels, 4, generator, rank, world)]
-
-    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
-    for whole, one, other in zip(alone, first, second, strict=True):
-        assert len(one) == len(other) == 2
-        assert set(one.tolist()) | set(other.tolist()) == set(whole.tolist())
 
 
 def test_batches_cover_an_epoch_in_an_order_of_their_own() -> None:
@@ -408,31 +363,3 @@ def test_the_rate_warms_up_and_ends_at_zero_in_each_phase() -> None:
     assert max(rates[100:]) == rates[120] == pytest.approx(0.2)
     assert rates[300] == pytest.approx(0)
     assert rate_at(recipe, 12.0, 3) == pytest.approx(0.2 / 8)
-
-
-@pytest.mark.parametrize("launcher", ["mien", "torchrun"])
-def test_two_processes_train_one_network(launcher: str, tiny_csv: Path, tmp_path: Path) -> None:
-    """As the help says it: Lightning starts the second process, or torchrun both."""
-    config, out, bin_ = tmp_path / "two.toml", tmp_path / "run", Path(sys.executable).parent
-    config.write_text(CONFIG)
-    command = [str(bin_ / "mien"), "train", "--config", str(config), "--data", str(tiny_csv)]
-    command += ["--out", str(out), "--devices", "2", "--threads", "1"]
-    if launcher == "torchrun":
-        torchrun = [str(bin_ / "torchrun"), "--nproc-per-node", "2", "--no-python"]
-        command = [*torchrun, *command]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    told = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
-    assert [line.split("  ")[0] for line in told] == ["epoch 1/2", "epoch 2/2"]
-    content = open_checkpoint(out / LAST)
-    # Three batches of 14 an epoch, as one process would see, each shared by two.
-    assert content["global_step"] == 2 * 3
-    assert len(content["history"]) == 2
