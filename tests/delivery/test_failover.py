@@ -43,7 +43,9 @@ def test_a_primary_that_becomes_a_replica_and_back(pair: Pair, feed: str) -> Non
     server = Server(pair.primary.url)
     with running_worker(pair.primary.url, lease_ttl_s=1.0) as worker:
         writer = push_frames(server, feed, 10)
-        wait_until(lambda: read_books(server, feed).published == 10)
+        # Not before the replica has it all: what it has not is rolled back (another test).
+        replica = Server(pair.replica.url)
+        wait_until(lambda: read_books(replica, feed).published == 10)
         pair.replica.client.execute_command("REPLICAOF", "NO", "ONE")
         replicate(pair.primary, pair.replica)
         with pytest.raises(ServerUnavailable, match="read-only replica"):

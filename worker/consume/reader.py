@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ _NEW = ">"
 _LONGEST_PAUSE_S = 0.1
 """So soon is noticed what no frame tells: that we are to stop, or have another feed."""
 _TRUST_S = 0.5
+_ACTIVE_S = 1.0
+"""A feed that had frames within so long may have one at any moment: room is left for it."""
 _REST_S = 1.0
 """How long a feed is left alone after the server has refused a command on its keys."""
 
@@ -65,6 +67,8 @@ class Reader:
         # Feeds that are left alone until then (monotonic seconds), and what was said of feeds.
         self._resting: dict[str, float] = {}
         self._said: dict[str, str] = {}
+        # When each feed was last seen to have frames (monotonic seconds).
+        self._active: dict[str, float] = {}
         self._last_served = ""
         self._last_was_alone = False
 
@@ -102,6 +106,10 @@ class Reader:
         no more frames wait. Nothing comes back after ``idle_s`` without a frame, so that the caller
         looks up. Once ``stop`` is set nothing more is read.
 
+        A feed has no more of a batch than its share among the feeds of the last second, whether the
+        others' frames are there or not: they may come while the batch is worked on, and would wait
+        for all of it.
+
         A frame that was in hand before comes alone, so that no other shares its fate, and by turns
         with new frames of other feeds, so that these need not wait for all of them.
         """
@@ -122,14 +130,17 @@ class Reader:
                 if pending is not None:
                     self._last_was_alone = True
                     return [pending]
-            found = self._read_new(leases, batch, size - len(batch))
+            share = -(-size // max(1, len(self._active)))
+            found = self._read_new(leases, batch, size - len(batch), share)
             if found:
                 if not batch:
                     deadline = time.monotonic() + wait_s
                 batch += found
             elif self._last_was_alone and not batch:
                 self._last_was_alone = False
-            elif (left_s := deadline - time.monotonic()) <= 0:
+            elif (batch and self._more_waits(batch)) or (
+                left_s := deadline - time.monotonic()
+            ) <= 0:
                 break
             else:
                 self._bell.wait(min(left_s, _LONGEST_PAUSE_S))
@@ -145,6 +156,11 @@ class Reader:
         self._lengths = {key: length for key, length in self._lengths.items() if key in keys}
         self._after = {token: after for token, after in self._after.items() if token in tokens}
         self._resting = {token: end for token, end in self._resting.items() if end > now}
+        self._active = {
+            token: seen
+            for token, seen in self._active.items()
+            if token in tokens and now - seen < _ACTIVE_S
+        }
         feeds = [lease.feed for lease in leases]
         first = feeds.index(self._last_served) + 1 if self._last_served in feeds else 0
         rotated = leases[first:] + leases[:first]
@@ -166,16 +182,31 @@ class Reader:
                 self._bell.doubt([lease.keys.frames])
         return None
 
-    def _read_new(self, leases: list[Lease], batch: list[Delivery], room: int) -> list[Delivery]:
-        """Up to ``room`` new frames besides ``batch``, in equal shares of the feeds with any."""
-        hungry = self._waiting(leases, batch)[:room]
+    def _read_new(
+        self, leases: list[Lease], batch: list[Delivery], room: int, most: int
+    ) -> list[Delivery]:
+        """Up to ``room`` new frames besides ``batch``, in equal shares of the feeds with any.
+
+        ``most``: of any one feed, with what ``batch`` has of it.
+        """
+        in_hand = Counter(delivery.lease.token for delivery in batch)
+        waiting = self._waiting(leases, in_hand)
+        # The others' frames wait until the whole batch is settled: no feed has more of it than the
+        # next one. The rest of a flood has its turn in batches of its own.
+        wanted = in_hand + Counter({lease.token: number for number, lease in waiting})
+        most = min([most, *sorted(wanted.values())[-2:-1]])
+        hungry = [
+            (min(number, most - in_hand[lease.token]), lease)
+            for number, lease in waiting
+            if in_hand[lease.token] < most
+        ][:room]
         if hungry:
             self._last_served = hungry[-1][1].feed
         # Those with few frames first: what they leave of their share goes to the others.
         hungry.sort(key=lambda pair: pair[0])
         requests: list[Request] = []
-        for i, (waiting, lease) in enumerate(hungry):
-            share = min(waiting, -(-room // (len(hungry) - i)))
+        for i, (number, lease) in enumerate(hungry):
+            share = min(number, -(-room // (len(hungry) - i)))
             requests.append((lease, _NEW, share))
             room -= share
         replies = self._read(requests)
@@ -184,10 +215,14 @@ class Reader:
                 self.rest(lease, "somebody else has read or acknowledged frames of this feed")
         return [delivery for found in replies for delivery in found or []]
 
-    def _waiting(self, leases: list[Lease], batch: list[Delivery]) -> list[tuple[int, Lease]]:
+    def _more_waits(self, batch: list[Delivery]) -> bool:
+        """Whether a feed has more for us than its share of the batch."""
+        in_hand = Counter(delivery.lease.keys.frames for delivery in batch)
+        return any(self._lengths.get(key, 0) > number for key, number in in_hand.items())
+
+    def _waiting(self, leases: list[Lease], in_hand: Mapping[str, int]) -> list[tuple[int, Lease]]:
         """How many frames nobody has read, for each feed that has any and is ready."""
         ready = [lease for lease in leases if self._after.get(lease.token) == _NEW]
-        in_hand = Counter(delivery.lease.token for delivery in batch)
         news = self._bell.news(lease.keys.frames for lease in ready)
         found: list[tuple[int, Lease]] = []
         for lease in ready:
@@ -197,6 +232,7 @@ class Reader:
                 continue
             self._lengths[lease.keys.frames] = length
             if length > in_hand[lease.token]:
+                self._active[lease.token] = time.monotonic()
                 found.append((length - in_hand[lease.token], lease))
         return found
 

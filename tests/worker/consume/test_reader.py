@@ -82,6 +82,24 @@ def test_idle_feeds_do_not_take_a_busy_ones_room(server: Server, leases: Leases)
     assert [len(batch) for batch in batches] == [8] * 8
 
 
+def test_room_is_left_for_feeds_that_had_frames_just_now(server: Server, leases: Leases) -> None:
+    others = [push_frames(server, name, 1) for name in ("a", "b", "c")]
+    push_frames(server, "flood", 64)
+    own(leases, "a", "b", "c", "flood")
+    reader = Reader(server, leases)
+    first = reader.next_batch(8, 0.0, STOP)
+    assert Counter(delivery.feed for delivery in first) == {"a": 1, "b": 1, "c": 1, "flood": 1}
+    for lease in leases.held():
+        for delivery in first:
+            server.command("XACK", lease.keys.frames, GROUP, delivery.frame_id)
+            server.command("XDEL", lease.keys.frames, delivery.frame_id)
+    second = reader.next_batch(8, 5.0, STOP)
+    assert [delivery.feed for delivery in second] == ["flood"] * 2, "a quarter of the batch"
+    others[0].push(frame_of(others[0], 1))
+    third = reader.next_batch(8, 5.0, STOP)
+    assert Counter(delivery.feed for delivery in third) == {"a": 1, "flood": 1}
+
+
 def test_no_more_is_read_than_a_batch_takes(server: Server, leases: Leases) -> None:
     names = [f"feed-{i}" for i in range(20)]
     for name in names:
