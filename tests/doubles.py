@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from worker.analysis import Analyst
 from worker.config import WorkerSettings
 from worker.detect.mtcnn import FaceDetector
 from worker.emotion.classifier import Classifier
@@ -59,14 +60,15 @@ class Running:
         self.registry = CollectorRegistry()
         self.health = Health()
         self.stop = threading.Event()
-        self.pipeline = Pipeline(
-            self.server,
+        given, metrics = WorkerSettings(redis=url, **settings), Metrics(self.registry)
+        analyst = Analyst(
             cast(FaceDetector, detector or OneFace()),
             cast(Classifier, Calm()),
-            WorkerSettings(redis=url, **settings),
-            Metrics(self.registry),
-            self.health,
+            given,
+            metrics,
+            alive=self.health.turn,
         )
+        self.pipeline = Pipeline(self.server, analyst, given, metrics, self.health)
         self.thread = threading.Thread(target=self.pipeline.run, args=(self.stop,))
 
     def sample(self, name: str, **labels: str) -> float:

@@ -159,6 +159,7 @@ def worker_command(
     """
     # The models' libraries load slowly: only a worker pays for them.
     from worker import health, pipeline
+    from worker.analysis import Analyst
     from worker.detect.mtcnn import load_detector
     from worker.emotion.classifier import load_classifier
     from worker.metrics import Metrics
@@ -194,8 +195,9 @@ def worker_command(
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
-    loop = pipeline.Pipeline(server, detector, classifier, settings, metrics, state)
-    loop.try_models()
+    analyst = Analyst(detector, classifier, settings, metrics, alive=state.turn)
+    analyst.try_models()
+    loop = pipeline.Pipeline(server, analyst, settings, metrics, state)
     state.watch()
     loop.run(stop)
     log.info("worker stopped")

@@ -1,4 +1,4 @@
-"""The loop of a worker: read, decode, detect, crop, classify, track, settle."""
+"""The loop of a worker: read, decode, analyse, settle."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import astuple
 
-import numpy as np
 import structlog
 
+from worker.analysis import Analyst, Memory, Shot
 from worker.config import WorkerSettings
 from worker.consume.backlog import backlog
 from worker.consume.images import decode_picture
 from worker.consume.leases import Lease, Leases
 from worker.consume.load import LoadMeter
 from worker.consume.reader import Delivery, Reader
-from worker.detect.mtcnn import FaceDetector, runs
-from worker.detect.track import Tracker
-from worker.emotion.align import crop_faces
-from worker.emotion.classifier import Classifier
-from worker.errors import EntryError, ModelError, ServerError, ServerUnavailable
+from worker.errors import EntryError, ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.publish.settle import Outcome, Settled, settle, trim
-from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
-from worker.sample.portrait import portrait_with_face
+from worker.records import Frame, Image
 from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_id
 from worker.wire.server import Backoff, Server
 
@@ -43,15 +38,13 @@ class Pipeline:
     def __init__(
         self,
         server: Server,
-        detector: FaceDetector,
-        classifier: Classifier,
+        analyst: Analyst,
         settings: WorkerSettings,
         metrics: Metrics,
         health: Health,
     ) -> None:
         self._server = server
-        self._detector = detector
-        self._classifier = classifier
+        self._analyst = analyst
         self._settings = settings
         self._metrics = metrics
         self._health = health
@@ -67,15 +60,15 @@ class Pipeline:
         metrics.follow(self._meter.busy, lambda: astuple(backlog(server, self._leases.held())))
         self._pixels: Counter[str] = Counter()
         """Looked at for each feed, in this turn."""
-        # Lease token -> the feed's tracker. What the server holds is the truth: after any doubt
-        # a tracker is dropped here and restored from there.
-        self._trackers: dict[str, Tracker] = {}
+        # Lease token -> what is remembered of the feed. What the server holds is the truth: after
+        # any doubt a memory is dropped here and restored from there.
+        self._memories: dict[str, Memory] = {}
         self._trim_at = time.monotonic() + _TRIM_EVERY_S
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; then settle what is in hand and release the leases.
 
-        Call :meth:`try_models` before: it warms them up, and without models no feed is to be taken.
+        Call :meth:`Analyst.try_models` before: without working models no feed is to be taken.
 
         Raises:
             ModelError: the models fail on what they must be able to analyse. What is in hand stays
@@ -127,7 +120,7 @@ class Pipeline:
     def _outcomes(self, batch: list[Delivery]) -> list[Outcome]:
         """One outcome for each delivery, in the same order; no entry can raise."""
         tokens = {delivery.lease.token for delivery in batch}
-        before = {token: self._trackers[token].state() for token in tokens & self._trackers.keys()}
+        before = {token: self._memories[token].state() for token in tokens & self._memories.keys()}
         try:
             return self._analyse(batch)
         except ServerError:
@@ -135,42 +128,21 @@ class Pipeline:
         except Exception as error:
             # The failed attempt may have moved some tracks on: undo that.
             for token in tokens:
-                self._trackers.pop(token, None)
-            self._trackers |= {token: Tracker.restore(state) for token, state in before.items()}
+                self._memories.pop(token, None)
+            self._memories |= {token: Memory.restore(state) for token, state in before.items()}
             if len(batch) > 1:
                 # One of them is to blame: each alone, so that the others pass.
                 log.warning("a batch failed, its frames run alone", why=repr(error))
                 return [outcome for one in batch for outcome in self._outcomes([one])]
             opened = self._open(batch[0])
-            self.try_models(() if isinstance(opened, Outcome) else opened[2].shape[:2])
+            self._analyst.try_models(() if isinstance(opened, Outcome) else opened[2].shape[:2])
             log.exception("a frame cannot be analysed", feed=batch[0].feed, id=batch[0].frame_id)
             return [_dead(batch[0], EntryError("analysis-failed", repr(error)))]
 
-    def try_models(self, shape: tuple[int, ...] = ()) -> None:
-        """Run the models on a portrait in a picture of at least ``shape`` (height, width).
-
-        A frame is to blame for a failure only if its like can be analysed.
-
-        Raises:
-            ModelError: it cannot.
-        """
-        portrait = portrait_with_face(2 * self._settings.min_face)
-        height, width = np.maximum(portrait.shape[:2], shape or (0, 0))
-        picture = np.zeros((height, width, 3), np.uint8)
-        picture[: portrait.shape[0], : portrait.shape[1]] = portrait
-        try:
-            (faces,) = self._detector.detect([picture])
-            probabilities = self._classify([self._crop(picture, faces)])
-        except Exception as error:
-            raise ModelError(f"the models do not work here: {error!r}") from error
-        if not len(probabilities):
-            raise ModelError("the models do not work here: no face is found in a portrait")
-
     def _analyse(self, batch: list[Delivery]) -> list[Outcome]:
-        timed = self._metrics.timed
         outcomes: dict[str, Outcome] = {}
         opened: list[Opened] = []
-        with timed("decode"):
+        with self._metrics.timed("decode"):
             for delivery in batch:
                 self._health.turn()
                 result = self._open(delivery)
@@ -179,30 +151,16 @@ class Pipeline:
                 else:
                     opened.append(result)
                     self._pixels[delivery.feed] += result[2].shape[0] * result[2].shape[1]
-        with timed("detect"):
-            found = self._detect([image for _, _, image in opened])
-        with timed("crop"):
-            crops = [
-                self._crop(image, faces) for (_, _, image), faces in zip(opened, found, strict=True)
-            ]
-        with timed("classify"):
-            probabilities = self._classify(crops)
-        self._metrics.batch_faces.observe(len(probabilities))
-        with timed("track"):
-            first = 0
-            for one, faces in zip(opened, found, strict=True):
-                last = first + len(faces)
-                outcomes[_key(one[0])] = self._event(one, faces, probabilities[first:last])
-                first = last
+        shots = [
+            Shot(frame, delivery.frame_id, image, self._memory(delivery.lease))
+            for delivery, frame, image in opened
+        ]
+        for (delivery, *_), (event, state) in zip(
+            opened, self._analyst.analyse(shots), strict=True
+        ):
+            body, faces = encode_event(event), len(event.faces)
+            outcomes[_key(delivery)] = Outcome(delivery, "published", body, state, faces=faces)
         return [outcomes[_key(delivery)] for delivery in batch]
-
-    def _detect(self, images: list[Image]) -> list[Detections]:
-        """The faces of each picture. Few large pictures at a time: each call is a sign of life."""
-        found: list[Detections] = []
-        for some in runs(images):
-            found += self._detector.detect(images[some])
-            self._health.turn()
-        return found
 
     def _open(self, delivery: Delivery) -> Opened | Outcome:
         """The delivery's frame and picture, or its outcome if there is nothing to analyse."""
@@ -220,66 +178,18 @@ class Pipeline:
         except EntryError as error:
             return _dead(delivery, error)
 
-    def _crop(self, image: Image, faces: Detections) -> Image:
-        """(N, size, size, channels): the faces of one picture as the classifier takes them."""
-        model = self._classifier
-        return crop_faces(
-            image, faces.boxes, size=model.size, margin=model.margin, colour=model.colour
-        )
-
-    def _classify(self, crops: list[Image]) -> Floats:
-        """(N, labels) for all faces of the batch, in their order."""
-        if not crops:
-            return np.zeros((0, len(self._classifier.labels)), np.float32)
-        return self._classifier.classify(np.concatenate(crops))
-
-    def _event(self, one: Opened, found: Detections, probabilities: Floats) -> Outcome:
-        delivery, frame, image = one
-        tracker = self._tracker(delivery.lease)
-        ids = tracker.update(found, frame.captured_at.timestamp())
-        labels = self._classifier.labels
-        faces = tuple(
-            Face(
-                track_id=int(ids[i]),
-                box=tuple(found.boxes[i].tolist()),
-                score=float(found.scores[i]),
-                landmarks=tuple((x, y) for x, y in found.landmarks[i].tolist()),
-                raw=dict(zip(labels, probabilities[i].tolist(), strict=True)),
-                label=labels[int(probabilities[i].argmax())],
-                uncertain=bool(probabilities[i].max() < self._classifier.uncertain_below),
-            )
-            for i in range(len(found))
-        )
-        event = FrameEvent(
-            feed=frame.feed,
-            frame_id=delivery.frame_id,
-            session=frame.session,
-            sequence=frame.sequence,
-            captured_at=frame.captured_at,
-            ingested_at=time_of_id(delivery.frame_id),
-            pts_seconds=float(frame.pts * frame.time_base),
-            width=image.shape[1],
-            height=image.shape[0],
-            faces=faces,
-            detector=self._detector.info,
-            classifier=self._classifier.info,
-        )
-        return Outcome(
-            delivery, "published", encode_event(event), tracker.state(), faces=len(faces)
-        )
-
-    def _tracker(self, lease: Lease) -> Tracker:
-        tracker = self._trackers.get(lease.token)
-        if tracker is None:
+    def _memory(self, lease: Lease) -> Memory:
+        memory = self._memories.get(lease.token)
+        if memory is None:
             try:
-                tracker = Tracker.restore(self._saved_tracks(lease))
+                memory = Memory.restore(self._saved(lease))
             except ValueError as error:
                 log.warning("tracks start anew", feed=lease.feed, why=str(error))
-                tracker = Tracker()
-            self._trackers[lease.token] = tracker
-        return tracker
+                memory = Memory()
+            self._memories[lease.token] = memory
+        return memory
 
-    def _saved_tracks(self, lease: Lease) -> bytes | None:
+    def _saved(self, lease: Lease) -> bytes | None:
         try:
             state: bytes | None = self._server.command("GET", lease.keys.state)
             return state
@@ -328,8 +238,8 @@ class Pipeline:
         """Keep nothing of feeds that are not ours any more."""
         held = self._leases.held()
         self._metrics.hold({lease.feed for lease in held})
-        for token in self._trackers.keys() - {lease.token for lease in held}:
-            del self._trackers[token]
+        for token in self._memories.keys() - {lease.token for lease in held}:
+            del self._memories[token]
 
     def _trim_quiet_feeds(self) -> None:
         """Settling trims by age as well; where nothing is settled, events grow old all the same."""
@@ -349,9 +259,9 @@ class Pipeline:
         """Doubt about one feed, or about all: read again what is pending, restore the tracks."""
         self._reader.forget(lease)
         if lease is None:
-            self._trackers.clear()
+            self._memories.clear()
         else:
-            self._trackers.pop(lease.token, None)
+            self._memories.pop(lease.token, None)
 
 
 def _key(delivery: Delivery) -> str:
