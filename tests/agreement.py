@@ -40,6 +40,9 @@ class OriginalSampler:
     def __init__(self, images: Sequence[Image]) -> None:
         self._images = [torch.tensor(image).permute(2, 0, 1)[None].float() for image in images]
 
+    def prepare(self, picture: int) -> None:
+        pass
+
     def level(self, pictures: Sequence[int], height: int, width: int) -> Floats:
         return self._shrink([self._images[i] for i in pictures], height, width)
 

@@ -10,7 +10,7 @@ Cascaded Convolutional Networks" (IEEE SPL 23(10), 2016), with the weights that 
   normalisation (x - 127.5) / 128 is folded into the first convolution.
 - The output is the probability of a face, without its complement, and the box regression; the
   O-Net's landmarks come as (N, 5, 2), x before y.
-- PReLU is written with ReLU and convolutions; see ``_ChannelwisePReLU`` and ``_FastPNet``.
+- PReLU is written with ReLU and convolutions; see ``_Activated`` and ``_Pooled``.
 """
 
 from __future__ import annotations
@@ -30,77 +30,101 @@ VERSION = "1.0.0"
 DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "detect"
 
 
-class _ChannelwisePReLU(nn.Module):
-    """PReLU as a*x + (1 - a)*relu(x), each product a convolution of one channel and one pixel.
+class _Activated(nn.Module):
+    """A convolution and its PReLU in what onnxruntime keeps in its blocked memory layout.
 
-    onnxruntime keeps convolutions, ReLU and sums in a blocked memory layout on the CPU, but has no
-    PRelu for that layout and reorders the whole tensor around each one. Written so, the R- and the
-    O-Net take two thirds of the time. The slopes have both signs, so no simpler form (LeakyRelu, a
-    maximum) would do.
+    On the CPU it has no PRelu for that layout and reorders the whole tensor around each one. With
+    the convolution's weights multiplied by 1 - a, the activation is relu(x) + x * a / (1 - a): one
+    ReLU, and one convolution of one channel and one pixel that adds to it. Slopes of one or more do
+    not go this way; those behind the layers that use it are all smaller.
     """
 
-    def __init__(self, slopes: Tensor) -> None:
+    def __init__(self, convolution: nn.Conv2d, slopes: Tensor) -> None:
         super().__init__()
-        channels = len(slopes)
-        self.linear = _convolution(slopes.reshape(-1, 1, 1, 1), groups=channels)
-        self.positive = _convolution(1 - slopes.reshape(-1, 1, 1, 1), groups=channels)
+        slopes = slopes.detach()
+        assert (slopes < 1).all()
+        weight, bias = _parameters(convolution)
+        self.scaled = _convolution(weight * _per_channel(1 - slopes, weight), bias * (1 - slopes))
+        linear = slopes / (1 - slopes)
+        self.linear = _convolution(linear.reshape(-1, 1, 1, 1), groups=len(slopes))
 
     def forward(self, x: Tensor) -> Tensor:
-        linear: Tensor = self.linear(x)
-        positive: Tensor = self.positive(torch.relu(x))
-        return linear + positive
+        x = self.scaled(x)
+        activated: Tensor = torch.relu(x) + self.linear(x)
+        return activated
 
 
-class _FastPNet(nn.Module):
-    """The P-Net rearranged: the same function in half the time.
+class _Pooled(nn.Module):
+    """A convolution, its PReLU and the maximum over windows behind it, activated last.
 
-    Its first activation, on the full picture, moves behind the pooling, to a quarter of the pixels.
-    With f(x) = x above and a*x below zero, the maximum of f over a window is
+    The activation moves behind the pooling, to a quarter of the pixels. With f(x) = x above and a*x
+    below zero, the maximum of f over a window is
 
         a < 0:       max(M, Q),  with M the maximum of x and Q the maximum of a*x;
         0 <= a <= 1: max(M, a*M);
         a > 1:       min(M, a*M), which is -max(-M, -a*M).
 
-    So the first convolution also makes a*x for its six channels of negative slope, which fills the
-    blocked layout's sixteen channels exactly; each max(u, v) is u + relu(v - u), with two
-    convolutions of one pixel for u and v - u; and the second convolution takes the channel of slope
-    above one with its sign turned. The last activation, linear on either side of relu, goes into
-    the convolutions behind it; the two logits become their difference.
+    So the convolution also makes a*x for the channels of negative slope; each max(u, v) is
+    u + relu(v - u), with two convolutions of one pixel for u and v - u. Channels fill up blocks of
+    sixteen, the last ones zero: with others, onnxruntime would leave its blocked layout.
+
+    The output has ``signs`` (channels,), -1 where it is the negative of the activation, and is
+    followed by channels of zeros up to a whole block: ``behind`` prepares the next convolution.
     """
 
-    def __init__(self, net: PNet) -> None:
+    def __init__(self, convolution: nn.Conv2d, slopes: Tensor, pool: nn.Module) -> None:
         super().__init__()
-        slopes = net.prelu1.weight.detach()
+        slopes = slopes.detach()
         falling = (slopes < 0).nonzero()[:, 0].tolist()
-        count, width = len(slopes), len(slopes) + len(falling)
-        weight, bias = _parameters(net.conv1)
-        scaled = [
-            values[falling] * _per_channel(slopes[falling], values) for values in (weight, bias)
-        ]
-        self.first = _convolution(torch.cat([weight, scaled[0]]), torch.cat([bias, scaled[1]]))
-        self.pool = net.pool1
+        count, made = len(slopes), len(slopes) + len(falling)
+        inside, out = _whole_blocks(made), _whole_blocks(count)
+        weight, bias = _parameters(convolution)
+        first = []
+        for values in (weight, bias):
+            scaled = values[falling] * _per_channel(slopes[falling], values)
+            padding = torch.zeros(inside - made, *values.shape[1:])
+            first.append(torch.cat([values, scaled, padding]))
+        self.first = _convolution(*first)
+        self.pool = pool
 
-        u, step = torch.zeros(count, width), torch.zeros(count, width)
-        signs = torch.ones(count)
+        u, step = torch.zeros(out, inside), torch.zeros(out, inside)
+        self.signs = torch.ones(count)
         for channel, slope in enumerate(slopes.tolist()):
-            signs[channel] = -1 if slope > 1 else 1
-            u[channel, channel] = signs[channel]
+            self.signs[channel] = -1 if slope > 1 else 1
+            u[channel, channel] = self.signs[channel]
             if slope < 0:
                 step[channel, channel] = -1
                 step[channel, count + falling.index(channel)] = 1
             else:
-                step[channel, channel] = (slope - 1) * signs[channel]
-        # Sixteen outputs again, the last of them zero: with ten, onnxruntime would leave the next
-        # convolution out of the blocked layout.
-        padding = torch.zeros(width - count, width)
-        self.u = _convolution(torch.cat([u, padding])[:, :, None, None])
-        self.step = _convolution(torch.cat([step, padding])[:, :, None, None])
-        weight, bias = _parameters(net.conv2)
-        weight = torch.cat(
-            [weight * signs[:, None, None], torch.zeros(len(weight), width - count, 3, 3)], dim=1
-        )
-        self.second = _convolution(weight, bias)
-        self.activation = _ChannelwisePReLU(net.prelu2.weight.detach())
+                step[channel, channel] = (slope - 1) * self.signs[channel]
+        self.u = _convolution(u[:, :, None, None])
+        self.step = _convolution(step[:, :, None, None])
+
+    def behind(self, convolution: nn.Conv2d) -> nn.Conv2d:
+        """The convolution that makes of this module's output what it made of the original's."""
+        weight, bias = _parameters(convolution)
+        weight = weight * self.signs[:, None, None]
+        missing = self.u.out_channels - len(self.signs)
+        padding = torch.zeros(len(weight), missing, *weight.shape[2:])
+        return _convolution(torch.cat([weight, padding], dim=1), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.pool(self.first(x))
+        activated: Tensor = self.u(pooled) + torch.relu(self.step(pooled))
+        return activated
+
+
+class _FastPNet(nn.Module):
+    """The P-Net rearranged: the same function in half the time.
+
+    The last activation, linear on either side of relu, goes into the convolutions behind it; the
+    two logits become their difference.
+    """
+
+    def __init__(self, net: PNet) -> None:
+        super().__init__()
+        self.first = _Pooled(net.conv1, net.prelu1.weight, net.pool1)
+        self.second = _Activated(self.first.behind(net.conv2), net.prelu2.weight)
         self.third = net.conv3
 
         logits, logit_bias = _parameters(net.conv4_1)
@@ -112,9 +136,7 @@ class _FastPNet(nn.Module):
         self.positive = _convolution(weight * (1 - slopes))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(self.first(images))
-        x = self.u(pooled) + torch.relu(self.step(pooled))
-        x = self.third(self.activation(self.second(x)))
+        x = self.third(self.second(self.first(images)))
         x = self.linear(x) + self.positive(torch.relu(x))
         # Not torch.sigmoid: onnxruntime approximates that one, and among scores so near to one a
         # rounding error decides which of two overlapping candidates stays.
@@ -122,21 +144,37 @@ class _FastPNet(nn.Module):
 
 
 class _Later(nn.Module):
-    """The R- or O-Net with this project's outputs and activations."""
+    """The R- or O-Net rearranged."""
 
     def __init__(self, net: RNet | ONet) -> None:
         super().__init__()
-        self.net = net
-        for name, child in list(net.named_children()):
-            # The PReLU behind a dense layer works on (N, channels) and stays as it is.
-            if isinstance(child, nn.PReLU) and name.replace("prelu", "conv") in net._modules:
-                setattr(net, name, _ChannelwisePReLU(child.weight.detach()))
+        first = _Pooled(net.conv1, net.prelu1.weight, net.pool1)
+        self.features = nn.Sequential(
+            first,
+            _Activated(first.behind(net.conv2), net.prelu2.weight),
+            net.pool2,
+            _Activated(net.conv3, net.prelu3.weight),
+        )
+        if isinstance(net, ONet):
+            self.features.extend([net.pool3, _Activated(net.conv4, net.prelu4.weight)])
+            dense, self.prelu = net.dense5, net.prelu5
+            heads = net.dense6_1, net.dense6_2, net.dense6_3
+        else:
+            dense, self.prelu = net.dense4, net.prelu4
+            heads = net.dense5_1, net.dense5_2
+        # The original flattens columns first, channels last: so ordered are its weights.
+        weight = dense.weight.detach().reshape(len(dense.weight), 3, 3, -1)
+        dense.weight.data = weight.permute(0, 3, 2, 1).flatten(1).contiguous()
+        self.dense = dense
+        self.faces, self.regression = heads[:2]
+        self.landmarks = nn.ModuleList(heads[2:])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        regression, *landmarks, faces = self.net(images)
+        x = self.prelu(self.dense(self.features(images).flatten(1)))
+        faces = torch.softmax(self.faces(x), dim=1)[:, 1]
         # As trained: five x, then five y.
-        points = [p.reshape(-1, 2, 5).transpose(1, 2) for p in landmarks]
-        return faces[:, 1], regression, *points
+        points = [head(x).reshape(-1, 2, 5).transpose(1, 2) for head in self.landmarks]
+        return faces, self.regression(x), *points
 
 
 def _convolution(weight: Tensor, bias: Tensor | None = None, *, groups: int = 1) -> nn.Conv2d:
@@ -157,6 +195,11 @@ def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
 def _per_channel(factors: Tensor, values: Tensor) -> Tensor:
     """Factors (C,) in a shape that multiplies values (C, ...)."""
     return factors.reshape(-1, *[1] * (values.dim() - 1))
+
+
+def _whole_blocks(channels: int) -> int:
+    """The next multiple of the blocked layout's sixteen channels."""
+    return -(-channels // 16) * 16
 
 
 def _take_bytes(net: nn.Module) -> None:

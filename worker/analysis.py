@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from worker.config import WorkerSettings
-from worker.detect.mtcnn import FaceDetector, runs
-from worker.detect.track import Tracker
+from worker.detect.find import Finder, Look, Sight, View
+from worker.detect.mtcnn import FaceDetector
+from worker.detect.schedule import Schedule
+from worker.detect.track import Tracks
 from worker.emotion.align import crop_faces
 from worker.emotion.classifier import Classifier
+from worker.emotion.quality import quality
+from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.metrics import Metrics
 from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import time_of_id
 
+_FORMAT = 2
 
+Bools = npt.NDArray[np.bool_]
+Readings = dict[int, Reading]
+"""Track id -> its expression so far."""
+
+
+@dataclass(slots=True, eq=False)
 class Memory:
-    """What is remembered of one feed from frame to frame; saved on the server with each frame."""
+    """What is remembered of one feed from frame to frame; saved on the server with each frame.
 
-    def __init__(self) -> None:
-        self.tracker = Tracker()
+    Of pictures it holds a thumbnail and no more. Its parts are values: replaced, never changed.
+    """
+
+    sight: Sight = field(default_factory=Sight)
+    readings: Readings = field(default_factory=dict)
+    classifier: str = ""
+    """Digest of the model that gave the readings."""
 
     def state(self) -> bytes:
-        return self.tracker.state()
+        """As compact JSON, for ``restore``."""
+        content = {
+            "v": _FORMAT,
+            "tracks": self.sight.tracks.packed(),
+            "schedule": self.sight.schedule.packed(),
+            "readings": [[i, *reading.packed()] for i, reading in self.readings.items()],
+            "classifier": self.classifier,
+        }
+        return json.dumps(content, separators=(",", ":")).encode()
+
+    def become(self, other: Memory) -> None:
+        """Remember what the other one does."""
+        self.sight, self.readings, self.classifier = other.sight, other.readings, other.classifier
 
     @classmethod
     def restore(cls, state: bytes | None) -> Memory:
@@ -35,9 +66,18 @@ class Memory:
         Raises:
             ValueError: it is no such state.
         """
-        memory = cls()
-        memory.tracker = Tracker.restore(state)
-        return memory
+        if state is None:
+            return cls()
+        try:
+            content = json.loads(state)
+            if content["v"] != _FORMAT:
+                raise ValueError(f"its format is {content['v']}, not {_FORMAT}")
+            schedule = Schedule.unpacked(content["schedule"])
+            readings = {int(i): Reading.unpacked(rest) for i, *rest in content["readings"]}
+            sight = Sight(schedule, Tracks.unpacked(content["tracks"]))
+            return cls(sight, readings, str(content["classifier"]))
+        except (ValueError, TypeError, LookupError) as error:
+            raise ValueError(f"the feed's saved state is corrupt: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +90,8 @@ class Shot:
     image: Image
     memory: Memory
     """Its feed's; the shots of one feed share one, and stand in the order of their ids."""
+    live: bool = False
+    """Whether its feed's policy is live: its detection may then be put off (``detect_every``)."""
 
 
 class Analyst:
@@ -68,31 +110,61 @@ class Analyst:
         self._classifier = classifier
         self._settings = settings
         self._metrics = metrics
-        self._alive = alive
+        self._finder = Finder(detector, settings.detect_every, alive)
 
-    def analyse(self, shots: Sequence[Shot]) -> list[tuple[FrameEvent, bytes]]:
+    def analyse(
+        self, shots: Sequence[Shot], *, busy: float = 0.0
+    ) -> list[tuple[FrameEvent, bytes]]:
         """The event of each shot, and its feed's memory after it; memories have moved on then.
 
-        Whatever is raised, the memories may have moved on for some of the shots: restore them.
+        Whatever is raised, they have not. In a feed that is not live, events and memories go by
+        its frames alone, however these were cut into batches.
+
+        Args:
+            busy: the share of its time that the worker works, 0 to 1.
         """
         timed = self._metrics.timed
+        memories = {id(shot.memory): shot.memory for shot in shots}
+        before = {feed: memory.sight for feed, memory in memories.items()}
+        views = [
+            View(
+                id(shot.memory), shot.image, shot.frame.captured_at.timestamp(),
+                live=shot.live, phase=crc32(shot.frame.feed.encode()),
+            )
+            for shot in shots
+        ]  # fmt: skip
         with timed("detect"):
-            found = self._detect([shot.image for shot in shots])
+            looks = self._finder.detect(views, before, busy=busy)
+        with timed("follow"):
+            self._finder.follow(looks, before)
         with timed("crop"):
+            readings = {feed: self._readings(memory) for feed, memory in memories.items()}
+            asked = _asked(looks, readings, self._settings.classify_every)
+            chosen = [look.faces.pick(some) for look, some in zip(looks, asked, strict=True)]
             crops = [
-                self._crop(shot.image, faces) for shot, faces in zip(shots, found, strict=True)
+                self._crop(shot.image, faces) for shot, faces in zip(shots, chosen, strict=True)
+            ]
+            qualities = [
+                quality(crop, faces, self._classifier.margin)
+                for crop, faces in zip(crops, chosen, strict=True)
             ]
         with timed("classify"):
-            probabilities = self._classify(crops)
-        self._metrics.batch_faces.observe(len(probabilities))
+            answers = self._classify(crops)
+        self._metrics.batch_faces.observe(len(answers))
         with timed("track"):
-            results, first = [], 0
-            for shot, faces in zip(shots, found, strict=True):
-                last = first + len(faces)
-                event = self._event(shot, faces, probabilities[first:last])
-                results.append((event, shot.memory.state()))
-                first = last
-        return results
+            judged = zip(
+                answers.tolist(), (q for some in qualities for q in some.tolist()), strict=True
+            )
+            results = []
+            for shot, look, some in zip(shots, looks, asked, strict=True):
+                feed = look.view.feed
+                faces, readings[feed] = self._read(look, some, readings[feed], judged)
+                sight = Sight(look.schedule, look.tracks)
+                memory = Memory(sight, readings[feed], self._classifier.info.digest)
+                results.append((self._event(shot, faces), memory))
+        for shot, (_, memory) in zip(shots, results, strict=True):
+            shot.memory.become(memory)
+        return [(event, memory.state()) for event, memory in results]
 
     def try_models(self, shape: tuple[int, ...] = ()) -> None:
         """Run the models on a portrait in a picture of at least ``shape`` (height, width).
@@ -114,14 +186,6 @@ class Analyst:
         if not len(probabilities):
             raise ModelError("the models do not work here: no face is found in a portrait")
 
-    def _detect(self, images: list[Image]) -> list[Detections]:
-        """The faces of each picture. Few large pictures at a time: each call is a sign of life."""
-        found: list[Detections] = []
-        for some in runs(images):
-            found += self._detector.detect(images[some])
-            self._alive()
-        return found
-
     def _crop(self, image: Image, faces: Detections) -> Image:
         """(N, size, size, channels): the faces of one picture as the classifier takes them."""
         model = self._classifier
@@ -135,22 +199,57 @@ class Analyst:
             return np.zeros((0, len(self._classifier.labels)), np.float32)
         return self._classifier.classify(np.concatenate(crops))
 
-    def _event(self, shot: Shot, found: Detections, probabilities: Floats) -> FrameEvent:
-        frame, image = shot.frame, shot.image
-        ids = shot.memory.tracker.update(found, frame.captured_at.timestamp())
-        labels = self._classifier.labels
-        faces = tuple(
-            Face(
-                track_id=int(ids[i]),
-                box=tuple(found.boxes[i].tolist()),
-                score=float(found.scores[i]),
-                landmarks=tuple((x, y) for x, y in found.landmarks[i].tolist()),
-                raw=dict(zip(labels, probabilities[i].tolist(), strict=True)),
-                label=labels[int(probabilities[i].argmax())],
-                uncertain=bool(probabilities[i].max() < self._classifier.uncertain_below),
-            )
-            for i in range(len(found))
+    def _readings(self, memory: Memory) -> Readings:
+        """What is known of the expressions; another model's answers are not to be averaged."""
+        return memory.readings if memory.classifier == self._classifier.info.digest else {}
+
+    def _read(
+        self,
+        look: Look,
+        asked: Bools,
+        before: Readings,
+        judged: Iterator[tuple[list[float], float]],
+    ) -> tuple[tuple[Face, ...], Readings]:
+        """The faces of one look, and the feed's readings after it.
+
+        ``judged``: for each face that the classifier was asked about, its answer and the quality.
+        """
+        after = {t.id: before[t.id] for t in look.tracks.known if t.id in before}
+        faces = []
+        for i, track in enumerate(look.ids.tolist()):
+            if asked[i]:
+                answer, fit = next(judged)
+                after[track] = read(
+                    after.get(track), answer, look.view.seconds,
+                    quality=fit, smooth_s=self._settings.smooth_s,
+                )  # fmt: skip
+                faces.append(self._face(look, i, after[track], fit))
+            else:
+                after[track] = replace(after[track], skipped=after[track].skipped + 1)
+                faces.append(self._face(look, i, after[track], None))
+        return tuple(faces), after
+
+    def _face(self, look: Look, i: int, reading: Reading, fit: float | None) -> Face:
+        """``fit``: the face's quality; None if it was not classified in this look."""
+        model, found = self._classifier, look.faces
+        shares = reading.smoothed or reading.raw
+        left, top, right, bottom = found.boxes[i].tolist()
+        return Face(
+            track_id=int(look.ids[i]),
+            box=(left, top, right, bottom),
+            score=float(found.scores[i]),
+            landmarks=tuple((x, y) for x, y in found.landmarks[i].tolist()),
+            raw=dict(zip(model.labels, reading.raw, strict=True)),
+            label=model.labels[reading.label],
+            uncertain=max(shares) < model.uncertain_below,
+            source="detected" if look.detected else "tracked",
+            classified=fit is not None,
+            smoothed=dict(zip(model.labels, reading.smoothed, strict=False)),
+            quality=fit,
         )
+
+    def _event(self, shot: Shot, faces: tuple[Face, ...]) -> FrameEvent:
+        frame, image = shot.frame, shot.image
         return FrameEvent(
             feed=frame.feed,
             frame_id=shot.frame_id,
@@ -165,3 +264,18 @@ class Analyst:
             detector=self._detector.info,
             classifier=self._classifier.info,
         )
+
+
+def _asked(looks: Sequence[Look], before: dict[int, Readings], every: int) -> list[Bools]:
+    """Which faces of each look the classifier is asked about: each track on every so many frames.
+
+    ``before``: the readings of each feed before its first look.
+    """
+    skipped = {(f, i): reading.skipped for f, some in before.items() for i, reading in some.items()}
+    asked = []
+    for look in looks:
+        tracks = [(look.view.feed, track) for track in look.ids.tolist()]
+        asked.append(np.array([skipped.get(t, every) + 1 >= every for t in tracks], bool))
+        for track, now in zip(tracks, asked[-1].tolist(), strict=True):
+            skipped[track] = 0 if now else skipped[track] + 1
+    return asked

@@ -16,6 +16,7 @@ import typer
 from prometheus_client import REGISTRY
 from rich.live import Live
 
+from worker.bench.command import bench
 from worker.capture.command import run_push
 from worker.config import DEFAULT_REDIS, WorkerSettings
 from worker.errors import MienError, SettingsError
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(feeds_app, name="feeds")
 app.add_typer(dead_app, name="dead")
+app.command("bench")(bench)
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]

@@ -19,21 +19,27 @@ from worker.errors import SettingsError
 log = structlog.get_logger()
 
 ALIVE_S = 30.0
-"""A worker whose loop has not come round for so long hangs: a batch takes seconds at the most."""
+"""A worker of which a stage has not come round for so long hangs: a batch takes seconds at the
+most."""
 
 
 class Health:
     """What the worker knows of itself."""
 
     def __init__(self) -> None:
-        self._last_turn = time.monotonic()
+        # Stage of the pipeline -> when it came round last.
+        self._turns = {"analysis": time.monotonic()}
         self._why_not_ready: str | None = "starting"
         self._stop = threading.Event()
         self._grace_s = math.inf
 
-    def turn(self) -> None:
-        """The loop has come round."""
-        self._last_turn = time.monotonic()
+    def turn(self, stage: str = "analysis") -> None:
+        """A stage of the pipeline has come round: it works, or waits for the others."""
+        self._turns[stage] = time.monotonic()
+
+    def ended(self, stage: str) -> None:
+        """A stage has ended as it should: it will not come round."""
+        self._turns.pop(stage, None)
 
     def ready(self) -> None:
         self._why_not_ready = None
@@ -42,9 +48,10 @@ class Health:
         self._why_not_ready = why
 
     def alive(self) -> tuple[bool, str]:
-        """Whether the loop still turns, and a word on it."""
-        age_s = time.monotonic() - self._last_turn
-        return age_s < ALIVE_S, f"last turn of the loop {age_s:.1f} s ago"
+        """Whether every stage still comes round, and a word on the one that did so first."""
+        stage, last = min(self._turns.copy().items(), key=lambda item: item[1])
+        age_s = time.monotonic() - last
+        return age_s < ALIVE_S, f"last turn of the {stage} {age_s:.1f} s ago"
 
     def stops_with(self, stop: threading.Event, grace_s: float) -> None:
         """Once ``stop`` is set the loop has ``grace_s`` seconds to settle what it has in hand."""

@@ -80,6 +80,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def pick(self, chosen: npt.NDArray[np.bool_]) -> Detections:
+        """Those that ``chosen`` (N,) says, in their order."""
+        return Detections(self.boxes[chosen], self.scores[chosen], self.landmarks[chosen])
+
     @classmethod
     def none(cls) -> Detections:
         return cls(

@@ -9,6 +9,7 @@ travels twice, and in a Cluster each node needs one connection, whatever the slo
 from __future__ import annotations
 
 import selectors
+import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -77,8 +78,9 @@ class Bell:
         for ear in self._ears.values():
             ear.doubt(keys)
 
-    def wait(self, timeout_s: float) -> None:
-        """Until some key may have changed, or ``timeout_s`` have passed."""
+    def wait(self, timeout_s: float, *others: socket.socket) -> None:
+        """Until some key may have changed, something came on one of ``others``, or ``timeout_s``
+        have passed."""
         if any(ear.deaf for ear in self._ears.values()):
             timeout_s = min(timeout_s, _DEAF_S)
         try:
@@ -87,6 +89,8 @@ class Bell:
             with selectors.DefaultSelector() as selector:
                 for ear in self._ears.values():
                     selector.register(ear.socket, selectors.EVENT_READ)
+                for other in others:
+                    selector.register(other, selectors.EVENT_READ)
                 selector.select(timeout_s)
         except (*_FAILURES, OSError, ValueError):
             self.close()  # the next news() connects again, or says why it cannot

@@ -126,6 +126,10 @@ class Leases:
         with self._lock:
             return list(self._held.values())
 
+    def leaving(self, lease: Lease) -> bool:
+        """Whether the feed is to go to another worker as soon as nothing of it is in hand."""
+        return lease.feed in self._giving
+
     def lost(self, lease: Lease) -> None:
         """The server said that ``lease`` is not ours any more."""
         if self._drop(lease):
@@ -135,9 +139,9 @@ class Leases:
     def hand_over(self, drained: Callable[[Lease], bool]) -> None:
         """Release the feeds that are to go to others and of which nothing is in our hands.
 
-        Only whoever reads and settles may call it, and only between two batches.
+        Only the thread that reads may call it.
         """
-        ready = [lease for lease in self.held() if lease.feed in self._giving and drained(lease)]
+        ready = [lease for lease in self.held() if self.leaving(lease) and drained(lease)]
         if not ready:
             return
         self._run("release", ready)

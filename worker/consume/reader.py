@@ -1,17 +1,20 @@
-"""Frames of the feeds we hold, each feed in its order, formed into batches across feeds."""
+"""Frames of the feeds we hold, each feed in its order, in fair shares for batches across feeds."""
 
 from __future__ import annotations
 
+import math
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from worker.consume.bell import Bell
+from worker.consume.inhand import Delivery, InHand, Look
 from worker.consume.leases import Lease, Leases
 from worker.errors import ServerError, ServerUnavailable
 from worker.wire.keys import CONSUMER, GROUP
@@ -19,9 +22,11 @@ from worker.wire.server import Call, Server, fields_of, text
 
 log = structlog.get_logger()
 
-_NEW = ">"
+_FIRST, _NEW = "0", ">"
 _LONGEST_PAUSE_S = 0.1
 """So soon is noticed what no frame tells: that we are to stop, or have another feed."""
+_GLANCE_S = 0.002
+"""So often a batch that waits for the analysis is looked after."""
 _TRUST_S = 0.5
 _ACTIVE_S = 1.0
 """A feed that had frames within so long may have one at any moment: room is left for it."""
@@ -29,41 +34,30 @@ _REST_S = 1.0
 """How long a feed is left alone after the server has refused a command on its keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One entry of a frame stream in our hands. It must be settled."""
-
-    lease: Lease
-    frame_id: str
-    body: bytes | None = field(repr=False)
-    """The field `frame`; None if the entry has none."""
-    gone: bool = False
-    """The entry was deleted after it was read: nothing is left but to count it."""
-    stale: bool = False
-    """A live frame that has waited longer than its feed's staleness budget."""
-    attempts: int = 0
-    """How many processes, ours included, have had this frame in hand alone; 0 for a new frame."""
-
-    @property
-    def feed(self) -> str:
-        return self.lease.feed
-
-
 Request = tuple[Lease, str, int]
 """A feed, the id after which to read (or what is new), and how many frames."""
 
 
 class Reader:
-    """Reads what is pending before what is new, and forms batches that are fair to all feeds."""
+    """Reads what is pending before what is new, in shares that are fair to all feeds.
 
-    def __init__(self, server: Server, leases: Leases) -> None:
+    For one thread alone. What it reads is in hand until others say that it is settled.
+    """
+
+    def __init__(self, server: Server, leases: Leases, hands: InHand[Any, Any]) -> None:
         self._server = server
         self._leases = leases
+        self._hands = hands
         self._bell = Bell(server, "XLEN", trust_s=_TRUST_S)
-        # By the key of a feed's frames: how many are in flight, as far as we have heard.
-        self._lengths: dict[str, int] = {}
-        # By lease token. Where the next read begins: after an id in hand, or at what is new.
-        self._after: dict[str, str] = {}
+        self._rung, self._ringer = socket.socketpair()
+        self._rung.setblocking(False)
+        self._ringer.setblocking(False)
+        hands.ring = self._ring
+        # By the key of a feed's frames: how many nobody has read, as far as we have heard.
+        self._unread: dict[str, int] = {}
+        # By lease token. Where the next read begins, after an id in hand or at what is new; and how
+        # many doubts there had been then.
+        self._after: dict[str, tuple[int, str]] = {}
         # Feeds that are left alone until then (monotonic seconds), and what was said of feeds.
         self._resting: dict[str, float] = {}
         self._said: dict[str, str] = {}
@@ -72,80 +66,81 @@ class Reader:
         self._last_served = ""
         self._last_was_alone = False
 
-    def forget(self, lease: Lease | None = None) -> None:
-        """After any doubt about what is in hand (of all feeds: None): ask the server again."""
-        if lease is None:
-            self._after.clear()
-        else:
-            self._after.pop(lease.token, None)
-
     def drained(self, lease: Lease) -> bool:
-        """Whether nothing of the feed is in hand: it can go to another worker and lose no time.
-
-        Only between two batches; what came in the last one must be settled.
-        """
-        return self._after.get(lease.token) == _NEW
+        """Whether nothing of the feed is in hand: it can go to another worker and lose no time."""
+        return self._begins_after(lease) == _NEW and not self._hands.holds(lease)
 
     def close(self) -> None:
         self._bell.close()
+        self._rung.close()
+        self._ringer.close()
 
-    def rest(self, lease: Lease, why: str) -> None:
+    def read(self, stop: threading.Event, idle_s: float = 0.25) -> list[Delivery]:
+        """What the next batch has room for, as soon as there is any; a feed's own in their order.
+
+        Nothing comes back after ``idle_s`` without a frame, so that the caller looks up. Once
+        ``stop`` is set nothing more is read.
+
+        A feed has no more of a batch than its share among the feeds of the last second, whether the
+        others' frames are there or not: they may come while the batch before is worked on, and
+        would wait for all of the next one.
+
+        A frame that was in hand before comes alone, so that no other shares its fate: when nothing
+        else is in hand, and nothing else is read until it is settled. It does so by turns with new
+        frames of other feeds, so that these need not wait for all of them.
+        """
+        deadline = time.monotonic() + idle_s
+        while not stop.is_set() and not self._hands.over:
+            found = self._look()
+            left_s = deadline - time.monotonic()
+            if found or left_s <= 0:
+                return found
+            # A look costs time that the analysis may need: while it is busy and has a batch to go
+            # on with, what comes late for that batch is looked for now and then.
+            self._hands.rest(min(left_s, _GLANCE_S))
+            self._bell.wait(max(0.0, min(left_s, _LONGEST_PAUSE_S)), self._rung)
+            with suppress(BlockingIOError):
+                self._rung.recv(4096)
+        return []
+
+    def _ring(self) -> None:
+        with suppress(OSError):  # it has rung often enough, or nobody listens any more
+            self._ringer.send(b"!")
+
+    def _rest(self, lease: Lease, why: str) -> None:
         """Leave a feed alone for a while, so that its trouble does not take the others' time."""
-        self.forget(lease)
+        self._hands.doubt(lease)
         self._resting[lease.token] = time.monotonic() + _REST_S
         if self._said.get(lease.feed) != why:
             log.warning("feed in trouble, trying again", feed=lease.feed, why=why)
         self._said[lease.feed] = why
 
-    def next_batch(
-        self, size: int, wait_s: float, stop: threading.Event, idle_s: float = 0.25
-    ) -> list[Delivery]:
-        """Up to ``size`` deliveries; a feed's own stand in the order of their ids.
+    def _begins_after(self, lease: Lease) -> str:
+        """After which id of the feed the next read begins; the first one in hand after a doubt."""
+        doubts, after = self._after.get(lease.token, (0, _FIRST))
+        return after if doubts == self._hands.doubts(lease) else _FIRST
 
-        The first one starts the timer: the batch leaves when it is full, or ``wait_s`` later when
-        no more frames wait. Nothing comes back after ``idle_s`` without a frame, so that the caller
-        looks up. Once ``stop`` is set nothing more is read.
-
-        A feed has no more of a batch than its share among the feeds of the last second, whether the
-        others' frames are there or not: they may come while the batch is worked on, and would wait
-        for all of it.
-
-        A frame that was in hand before comes alone, so that no other shares its fate, and by turns
-        with new frames of other feeds, so that these need not wait for all of them.
-        """
-        batch = self._form_batch(size, wait_s, stop, idle_s)
-        # They will be settled before the next look: by then their streams are shorter.
-        self._bell.doubt({delivery.lease.keys.frames for delivery in batch})
-        return batch
-
-    def _form_batch(
-        self, size: int, wait_s: float, stop: threading.Event, idle_s: float
-    ) -> list[Delivery]:
-        batch: list[Delivery] = []
-        deadline = time.monotonic() + idle_s
-        while len(batch) < size and not stop.is_set():
-            leases = self._ready()
-            if not batch and not self._last_was_alone:
-                pending = self._read_pending(leases)
-                if pending is not None:
-                    self._last_was_alone = True
-                    return [pending]
-            share = -(-size // max(1, len(self._active)))
-            found = self._read_new(leases, batch, size - len(batch), share)
-            if found:
-                if not batch:
-                    deadline = time.monotonic() + wait_s
-                batch += found
-            elif self._last_was_alone and not batch:
-                self._last_was_alone = False
-            elif (batch and self._more_waits(batch)) or (
-                left_s := deadline - time.monotonic()
-            ) <= 0:
-                break
-            else:
-                self._bell.wait(min(left_s, _LONGEST_PAUSE_S))
-        self._last_was_alone = False
-        return batch
+    def _look(self) -> list[Delivery]:
+        hand = self._hands.look()
+        for lease, why in hand.refused:
+            self._rest(lease, why)
+        # Their streams are shorter now, and we may be quicker than the server's word.
+        self._bell.doubt(hand.settled)
+        leases = self._ready()
+        if self._last_was_alone:
+            if hand.unsettled:
+                return []
+            self._last_was_alone = False
+            if found := self._read_new(leases, hand):
+                return found
+        if any(self._begins_after(lease) != _NEW for lease in leases):
+            if hand.unsettled:
+                self._hands.hurry()
+                return []
+            if pending := self._read_pending(leases):
+                self._last_was_alone = True
+                return [pending]
+        return self._read_new(leases, hand)
 
     def _ready(self) -> list[Lease]:
         """The leases we hold, beginning after the feed served last, without those that rest."""
@@ -153,7 +148,7 @@ class Reader:
         now = time.monotonic()
         tokens = {lease.token for lease in leases}
         keys = {lease.keys.frames for lease in leases}
-        self._lengths = {key: length for key, length in self._lengths.items() if key in keys}
+        self._unread = {key: number for key, number in self._unread.items() if key in keys}
         self._after = {token: after for token, after in self._after.items() if token in tokens}
         self._resting = {token: end for token, end in self._resting.items() if end > now}
         self._active = {
@@ -169,39 +164,39 @@ class Reader:
     def _read_pending(self, leases: list[Lease]) -> Delivery | None:
         """The next frame that was in hand before, of any feed whose pending frames are not done."""
         for lease in leases:
-            after = self._after.setdefault(lease.token, "0")
+            doubts = self._hands.doubts(lease)
+            after = self._begins_after(lease)
             if after == _NEW:
                 continue
+            self._after[lease.token] = doubts, after
             found = self._read([(lease, after, 1)])[0]
             if found:
-                self._after[lease.token] = found[0].frame_id
+                self._after[lease.token] = doubts, found[0].frame_id
                 self._last_served = lease.feed
                 return found[0]
             if found is not None:
-                self._after[lease.token] = _NEW
+                self._after[lease.token] = doubts, _NEW
                 self._bell.doubt([lease.keys.frames])
         return None
 
-    def _read_new(
-        self, leases: list[Lease], batch: list[Delivery], room: int, most: int
-    ) -> list[Delivery]:
-        """Up to ``room`` new frames besides ``batch``, in equal shares of the feeds with any.
-
-        ``most``: of any one feed, with what ``batch`` has of it.
-        """
-        in_hand = Counter(delivery.lease.token for delivery in batch)
-        waiting = self._waiting(leases, in_hand)
-        # The others' frames wait until the whole batch is settled: no feed has more of it than the
-        # next one. The rest of a flood has its turn in batches of its own.
-        wanted = in_hand + Counter({lease.token: number for number, lease in waiting})
-        most = min([most, *sorted(wanted.values())[-2:-1]])
+    def _read_new(self, leases: list[Lease], hand: Look) -> list[Delivery]:
+        """What there is room for of new frames, in equal shares of the feeds with any."""
+        room, ready = hand.room, hand.ready
+        if room <= 0:
+            return []
+        below = [lease for lease in leases if ready[lease.token] < self._share()]
+        waiting = self._waiting(below, hand.unsettled)
+        share = self._share()  # with those that have just become active
         hungry = [
-            (min(number, most - in_hand[lease.token]), lease)
+            (min(number, share - ready[lease.token]), lease)
             for number, lease in waiting
-            if in_hand[lease.token] < most
+            if ready[lease.token] < share
         ][:room]
-        if hungry:
-            self._last_served = hungry[-1][1].feed
+        if not hungry:
+            if any(self._unread.get(lease.keys.frames) for lease in leases if ready[lease.token]):
+                self._hands.hurry()  # there is enough for the batch after this one
+            return []
+        self._last_served = hungry[-1][1].feed
         # Those with few frames first: what they leave of their share goes to the others.
         hungry.sort(key=lambda pair: pair[0])
         requests: list[Request] = []
@@ -210,30 +205,43 @@ class Reader:
             requests.append((lease, _NEW, share))
             room -= share
         replies = self._read(requests)
-        for (lease, *_), found in zip(requests, replies, strict=True):
+        for (lease, _, asked), found in zip(requests, replies, strict=True):
             if found == []:
-                self.rest(lease, "somebody else has read or acknowledged frames of this feed")
+                self._rest(lease, "somebody else has read or acknowledged frames of this feed")
+            elif found is not None:
+                key = lease.keys.frames
+                self._unread[key] = max(0, self._unread.get(key, 0) - len(found))
+                if len(found) < asked:
+                    self._bell.doubt([key])
         return [delivery for found in replies for delivery in found or []]
 
-    def _more_waits(self, batch: list[Delivery]) -> bool:
-        """Whether a feed has more for us than its share of the batch."""
-        in_hand = Counter(delivery.lease.keys.frames for delivery in batch)
-        return any(self._lengths.get(key, 0) > number for key, number in in_hand.items())
+    def _share(self) -> int:
+        """How much of a batch each of the feeds may have that had frames just now."""
+        return -(-self._hands.size // max(1, len(self._active)))
 
-    def _waiting(self, leases: list[Lease], in_hand: Mapping[str, int]) -> list[tuple[int, Lease]]:
-        """How many frames nobody has read, for each feed that has any and is ready."""
-        ready = [lease for lease in leases if self._after.get(lease.token) == _NEW]
-        news = self._bell.news(lease.keys.frames for lease in ready)
+    def _waiting(self, leases: list[Lease], unsettled: Counter[str]) -> list[tuple[int, Lease]]:
+        """How many frames nobody has read, for each feed that has any and is to be read.
+
+        ``unsettled``: what was in hand *before* the sizes are asked for here. It is never less than
+        what is pending on the server then, so that we never take a frame in hand for a new one.
+        """
+        read = [
+            lease
+            for lease in leases
+            if self._begins_after(lease) == _NEW and not self._leases.leaving(lease)
+        ]
+        news = self._bell.news(lease.keys.frames for lease in read)
         found: list[tuple[int, Lease]] = []
-        for lease in ready:
-            length = news.get(lease.keys.frames, self._lengths.get(lease.keys.frames, 0))
-            if isinstance(length, ServerError):
-                self.rest(lease, str(length))
-                continue
-            self._lengths[lease.keys.frames] = length
-            if length > in_hand[lease.token]:
+        for lease in read:
+            key = lease.keys.frames
+            if (length := news.get(key)) is not None:
+                if isinstance(length, ServerError):
+                    self._rest(lease, str(length))
+                    continue
+                self._unread[key] = max(0, length - unsettled[lease.token])
+            if number := self._unread.get(key, 0):
                 self._active[lease.token] = time.monotonic()
-                found.append((length - in_hand[lease.token], lease))
+                found.append((number, lease))
         return found
 
     def _read(self, requests: list[Request]) -> list[list[Delivery] | None]:
@@ -262,25 +270,38 @@ class Reader:
 
     def _received(self, lease: Lease, reply: Any) -> list[Delivery] | None:
         if isinstance(reply, ServerError):
-            self.rest(lease, str(reply))
+            self._rest(lease, str(reply))
             return None
         if reply[0] == b"lost":
-            self.forget(lease)
+            self._hands.doubt(lease)
             self._leases.lost(lease)
             return None
         _, now_ms, entries, attempts = reply
-        return [_delivery(lease, text(name), flat, now_ms, attempts) for name, flat in entries]
+        # Not those of this moment: what was doubted while we read is void.
+        doubts, _ = self._after[lease.token]
+        found = [
+            _delivery(lease, text(name), flat, now_ms, attempts, doubts) for name, flat in entries
+        ]
+        self._hands.took(found)
+        return found
 
 
 def _delivery(
-    lease: Lease, frame_id: str, flat: list[bytes] | None, now_ms: int, attempts: int
+    lease: Lease,
+    frame_id: str,
+    flat: list[bytes] | None,
+    now_ms: int,
+    attempts: int,
+    doubts: int,
 ) -> Delivery:
     age_s = (now_ms - int(frame_id.partition("-")[0])) / 1000
+    live = lease.settings.policy == "live"
     return Delivery(
         lease=lease,
         frame_id=frame_id,
         body=None if flat is None else fields_of(flat).get(b"frame"),
         gone=flat is None,
-        stale=lease.settings.policy == "live" and age_s > lease.settings.staleness_s,
+        stale_at=time.monotonic() + lease.settings.staleness_s - age_s if live else math.inf,
         attempts=attempts,
+        doubts=doubts,
     )

@@ -11,9 +11,10 @@ box; the O-Net adds five landmarks.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from worker.detect.boxes import CELL, cell_boxes, shift, sides, square, windows
+from worker.detect.boxes import CELL, shift, sides, square, windows
 from worker.detect.nms import nms_by_group
-from worker.detect.resample import AreaSampler, Sampler
+from worker.detect.propose import Candidates, Map, Pyramid, propose
+from worker.detect.resample import AreaSampler, Sampler, TableMemory
 from worker.errors import ModelError, SettingsError
 from worker.inference import Network, Provider, open_network
 from worker.records import Detections, Floats, Image, ModelInfo
@@ -31,15 +33,13 @@ from worker.records import Detections, Floats, Image, ModelInfo
 Ints = npt.NDArray[np.int64]
 
 _PIXELS_AT_ONCE = 8_000_000
-"""Pictures looked at together, in pixels: their tables of sums take 12 bytes for each."""
+"""Pictures in one call of the detector, in pixels, where a sign of life is wanted in between."""
 
-# On the CPU larger calls are slower for each picture and crop, not faster: their layers leave the
-# cache. Measured with onnxruntime 1.32: 256 crops at once cost a third more than 64 four times.
-_LEVEL_PIXELS_AT_ONCE = 300_000
-"""Pyramid pixels in one call of the P-Net, unless one picture's level has more."""
+_PIXELS_TOGETHER = 1_000_000
+"""Pictures that go through the networks together, in pixels: larger groups leave the cache."""
 
 _CROPS_AT_ONCE = 64
-"""Candidates in one call of the R- or O-Net."""
+"""Candidates in one call of the R- or O-Net: with 256, each takes a third longer."""
 
 
 def load_detector(
@@ -50,7 +50,7 @@ def load_detector(
     threads: int = 1,
     provider: Provider = "auto",
     folder: Path = Path(__file__).parent,
-    sampler: Callable[[Sequence[Image]], Sampler] = AreaSampler,
+    sampler: Callable[[Sequence[Image]], Sampler] | None = None,
 ) -> FaceDetector:
     """Open the three networks.
 
@@ -58,10 +58,10 @@ def load_detector(
         min_face: side of the smallest face to find, in pixels; time grows with its inverse square.
         thresholds: probability that a candidate needs to pass the P-, R- and O-Net.
         factor: size of each level of the pyramid in parts of the one before.
-        threads: threads of ONNX Runtime inside one call.
+        threads: how many calls of the networks run side by side on the CPU.
         provider: where the networks run.
         folder: where pnet.onnx, rnet.onnx and onet.onnx are.
-        sampler: how pictures are shrunk; tests put the original's own way here.
+        sampler: how pictures are shrunk; None for the way that ships.
 
     Raises:
         SettingsError: a value that makes no sense, named; or CUDA was asked for and is not there.
@@ -78,7 +78,9 @@ def load_detector(
     cv2.setNumThreads(1)
     networks: list[Network] = []
     for stage in ("pnet", "rnet", "onet"):
-        network = open_network(folder / f"{stage}.onnx", provider=provider, threads=threads)
+        # Calls side by side use the cores better than threads inside a call of so small a network,
+        # where only the large layers gain.
+        network = open_network(folder / f"{stage}.onnx", provider=provider, threads=1)
         if network.metadata.get("name") != f"mtcnn-{stage}" or "version" not in network.metadata:
             raise ModelError(f"{folder / stage}.onnx is not MTCNN's {stage}: its metadata differs")
         networks.append(network)
@@ -92,28 +94,19 @@ def load_detector(
         rnet,
         onet,
         info=ModelInfo(name="mtcnn", version=versions.pop(), digest=digest[:16]),
-        min_face=min_face,
+        pyramid=Pyramid(min_face, factor),
         thresholds=thresholds,
-        factor=factor,
-        sampler=sampler,
+        threads=threads,
+        sampler=sampler or partial(AreaSampler, memory=TableMemory()),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """Boxes on their way to becoming faces, of all pictures of a chunk: parallel arrays."""
-
-    pictures: Ints
-    """(K,): index of each box's picture."""
-    boxes: Floats
-    """(K, 4)"""
-
-    def pick(self, chosen: npt.NDArray[np.bool_] | Ints) -> _Candidates:
-        return _Candidates(self.pictures[chosen], self.boxes[chosen])
-
-
 class FaceDetector:
-    """Finds faces in batches of pictures. Made by ``load_detector``; holds no state of a feed."""
+    """Finds faces in batches of pictures. Made by ``load_detector``; holds no state of a feed.
+
+    On the CPU, groups of pictures go through the networks side by side, one thread each; where
+    there are fewer groups than threads, the calls of one step do.
+    """
 
     def __init__(
         self,
@@ -122,17 +115,18 @@ class FaceDetector:
         onet: ort.InferenceSession,
         *,
         info: ModelInfo,
-        min_face: float,
+        pyramid: Pyramid,
         thresholds: tuple[float, float, float],
-        factor: float,
+        threads: int,
         sampler: Callable[[Sequence[Image]], Sampler],
     ) -> None:
         self.info = info
         self._pnet, self._rnet, self._onet = pnet, rnet, onet
-        self._min_face = min_face
+        self._pyramid = pyramid
         self._thresholds = thresholds
-        self._factor = factor
         self._sampler = sampler
+        self._threads = threads
+        self._run: Map = ThreadPoolExecutor(threads, "detect").map if threads > 1 else map
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """The faces of each picture: one result for each, in the order given, best face first.
@@ -143,78 +137,84 @@ class FaceDetector:
         Raises:
             ValueError: a picture has another shape or type.
         """
-        for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"a picture is uint8 (height, width, 3), not {image.dtype} {image.shape}"
-                )
+        _check(images)
         results = [Detections.none()] * len(images)
-        large_enough = [i for i, image in enumerate(images) if self._scales(*image.shape[:2])]
-        chosen = [images[i] for i in large_enough]
-        found = [faces for some in runs(chosen) for faces in self._detect_together(chosen[some])]
-        for i, faces in zip(large_enough, found, strict=True):
+        large = [i for i, image in enumerate(images) if self._pyramid.scales(*image.shape[:2])]
+        chosen = [images[i] for i in large]
+        groups = [chosen[some] for some in runs(chosen, _PIXELS_TOGETHER)]
+        if len(groups) < self._threads:
+            found = [self._detect_together(group, self._run) for group in groups]
+        else:
+            found = list(self._run(lambda group: self._detect_together(group, map), groups))
+        for i, faces in zip(large, (faces for group in found for faces in group), strict=True):
             results[i] = faces
         return results
 
-    def _detect_together(self, images: Sequence[Image]) -> list[Detections]:
+    def follow(
+        self, images: Sequence[Image], boxes: Sequence[Floats]
+    ) -> list[tuple[Ints, Detections]]:
+        """The faces that the O-Net alone sees where faces should be.
+
+        With the R-Net before it, fewer of the faces that ``detect`` finds are found, and their
+        boxes are no better.
+
+        Args:
+            images: as for :meth:`detect`.
+            boxes: for each picture (N, 4), where its known faces should be now; a box that is not
+                finite, has no extent or lies outside the picture gives no face.
+
+        Returns:
+            One result for each picture, in the order given: which of its boxes each face came from
+            (F,), and the faces, best face first. A box gives one face at most, and of faces that
+            overlap too much only the best one stays, as in :meth:`detect`.
+
+        Raises:
+            ValueError: a picture has another shape or type, or the lists differ in length.
+        """
+        if len(images) != len(boxes):
+            raise ValueError(f"there are {len(images)} pictures, and boxes for {len(boxes)}")
+        _check(images)
+        if not images:
+            return []
+        counts = [len(some) for some in boxes]
+        candidates = Candidates(
+            np.repeat(np.arange(len(images)), counts),
+            np.concatenate(boxes).astype(np.float32, copy=False).reshape(-1, 4),
+            np.concatenate([np.arange(count) for count in counts]),
+        )
+        width, height = sides(candidates.boxes)
+        usable = np.isfinite(candidates.boxes).all(axis=1) & (width > 0) & (height > 0)
+        candidates = candidates.pick(usable)
+        candidates = replace(candidates, boxes=square(candidates.boxes))
+        sizes = np.array([image.shape[:2] for image in images])
+        return self._decide(self._sampler(images), sizes, candidates, self._run)
+
+    def _detect_together(self, images: Sequence[Image], run: Map) -> list[Detections]:
         sampler = self._sampler(images)
         sizes = np.array([image.shape[:2] for image in images])
-        candidates = self._propose(sampler, sizes)
-        candidates = self._refine(sampler, sizes, candidates)
-        return self._decide(sampler, sizes, candidates)
+        candidates = propose(self._pnet, self._pyramid, self._thresholds[0], sampler, sizes, run)
+        candidates = self._refine(sampler, sizes, candidates, run)
+        return [faces for _, faces in self._decide(sampler, sizes, candidates, run)]
 
-    def _propose(self, sampler: Sampler, sizes: Ints) -> _Candidates:
-        """The P-Net, on each level of the pyramid."""
-        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, (height, width) in enumerate(sizes.tolist()):
-            by_size[height, width].append(i)
-        parts = []
-        for (height, width), same_size in by_size.items():
-            for scale in self._scales(height, width):
-                shape = int(height * scale + 1), int(width * scale + 1)
-                at_once = max(1, _LEVEL_PIXELS_AT_ONCE // (shape[0] * shape[1]))
-                for start in range(0, len(same_size), at_once):
-                    some = same_size[start : start + at_once]
-                    level = sampler.level(some, *shape)
-                    faces, regression = self._pnet.run(None, {"images": level})
-                    which, rows, columns = np.nonzero(faces >= self._thresholds[0])
-                    boxes = cell_boxes(rows, columns, scale)
-                    scores = faces[which, rows, columns]
-                    kept = nms_by_group(boxes, scores, which, 0.5)
-                    which, rows, columns = which[kept], rows[kept], columns[kept]
-                    moves = regression[which, :, rows, columns]
-                    parts.append((np.array(some)[which], boxes[kept], scores[kept], moves))
-        pictures, boxes, scores, moves = (np.concatenate(part) for part in zip(*parts, strict=True))
-        kept = nms_by_group(boxes, scores, pictures, 0.7)
-        boxes = square(shift(boxes[kept], moves[kept], inclusive=False))
-        return _Candidates(pictures[kept], boxes)
-
-    def _scales(self, height: int, width: int) -> list[float]:
-        """How much each level of the pyramid is shrunk; none for a picture that is too small."""
-        scales = []
-        scale = CELL / self._min_face
-        # The shorter side shrinks by repeated products, as in the original: a power would round to
-        # another number of levels for some sizes.
-        shorter = min(height, width) * scale
-        while shorter >= CELL:
-            scales.append(scale)
-            scale *= self._factor
-            shorter *= self._factor
-        return scales
-
-    def _refine(self, sampler: Sampler, sizes: Ints, candidates: _Candidates) -> _Candidates:
+    def _refine(
+        self, sampler: Sampler, sizes: Ints, candidates: Candidates, run: Map
+    ) -> Candidates:
         """The R-Net, on each candidate."""
-        candidates, (scores, moves) = _look(self._rnet, sampler, sizes, candidates, 24)
+        candidates, (scores, moves) = self._look(self._rnet, sampler, sizes, candidates, 24, run)
         passed = scores > self._thresholds[1]
         candidates, scores, moves = candidates.pick(passed), scores[passed], moves[passed]
         kept = nms_by_group(candidates.boxes, scores, candidates.pictures, 0.7)
         candidates, moves = candidates.pick(kept), moves[kept]
         boxes = square(shift(candidates.boxes, moves, inclusive=True))
-        return _Candidates(candidates.pictures, boxes)
+        return replace(candidates, boxes=boxes)
 
-    def _decide(self, sampler: Sampler, sizes: Ints, candidates: _Candidates) -> list[Detections]:
-        """The O-Net, on each candidate that is left: faces and landmarks, one result a picture."""
-        candidates, (scores, moves, landmarks) = _look(self._onet, sampler, sizes, candidates, 48)
+    def _decide(
+        self, sampler: Sampler, sizes: Ints, candidates: Candidates, run: Map
+    ) -> list[tuple[Ints, Detections]]:
+        """The O-Net, on each candidate that is left: origins and faces, one result a picture."""
+        candidates, (scores, moves, landmarks) = self._look(
+            self._onet, sampler, sizes, candidates, 48, run
+        )
         passed = scores > self._thresholds[2]
         candidates, scores = candidates.pick(passed), scores[passed]
         extent = np.stack(sides(candidates.boxes, inclusive=True), axis=1)
@@ -224,42 +224,60 @@ class FaceDetector:
         kept = nms_by_group(boxes, scores, candidates.pictures, 0.7, minimum=True)
         owners = candidates.pictures[kept]
         return [
-            Detections(boxes[mine], scores[mine], landmarks[mine])
+            (candidates.origins[mine], Detections(boxes[mine], scores[mine], landmarks[mine]))
             for mine in (kept[owners == picture] for picture in range(len(sizes)))
         ]
 
+    def _look(
+        self,
+        network: ort.InferenceSession,
+        sampler: Sampler,
+        sizes: Ints,
+        candidates: Candidates,
+        size: int,
+        run: Map,
+    ) -> tuple[Candidates, list[Floats]]:
+        """Run a network on each candidate's crop; candidates outside their picture fall away here.
 
-def _look(
-    network: ort.InferenceSession,
-    sampler: Sampler,
-    sizes: Ints,
-    candidates: _Candidates,
-    size: int,
-) -> tuple[_Candidates, list[Floats]]:
-    """Run a network on each candidate's crop; candidates outside their picture fall away here.
+        Returns the others and the network's outputs, all of one length.
+        """
+        heights, widths = sizes[candidates.pictures].T
+        areas, visible = windows(candidates.boxes, widths, heights)
+        candidates, areas = candidates.pick(visible), areas[visible]
 
-    Returns the others and the network's outputs, all of one length.
-    """
-    heights, widths = sizes[candidates.pictures].T
-    areas, visible = windows(candidates.boxes, widths, heights)
-    candidates, areas = candidates.pick(visible), areas[visible]
-    # An empty batch is no batch: not every provider runs one.
-    calls = [[np.zeros((0, *output.shape[1:]), np.float32) for output in network.get_outputs()]]
-    for start in range(0, len(areas), _CROPS_AT_ONCE):
-        some = slice(start, start + _CROPS_AT_ONCE)
-        crops = sampler.crops(candidates.pictures[some], areas[some], size)
-        calls.append(network.run(None, {"images": crops}))
-    return candidates, [np.concatenate(output) for output in zip(*calls, strict=True)]
+        # A call for each thread at least, where threads share a step.
+        at_once = max(
+            1, min(_CROPS_AT_ONCE, -(-len(areas) // (1 if run is map else self._threads)))
+        )
+
+        def look(start: int) -> list[Floats]:
+            some = slice(start, start + at_once)
+            crops = sampler.crops(candidates.pictures[some], areas[some], size)
+            outputs: list[Floats] = network.run(None, {"images": crops})
+            return outputs
+
+        # An empty batch is no batch: not every provider runs one.
+        none = [np.zeros((0, *output.shape[1:]), np.float32) for output in network.get_outputs()]
+        calls = [none, *run(look, range(0, len(areas), at_once))]
+        return candidates, [np.concatenate(output) for output in zip(*calls, strict=True)]
 
 
-def runs(images: Sequence[Image]) -> Iterator[slice]:
-    """Cut a list of pictures into runs of at most _PIXELS_AT_ONCE pixels, one picture at least."""
-    start = pixels = 0
+def _check(images: Sequence[Image]) -> None:
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"a picture is uint8 (height, width, 3), not {image.dtype} {image.shape}"
+            )
+
+
+def runs(images: Sequence[Image], pixels: int = _PIXELS_AT_ONCE) -> Iterator[slice]:
+    """Cut a list of pictures into runs of at most ``pixels`` pixels, one picture at least."""
+    start = taken = 0
     for i, image in enumerate(images):
         size = image.shape[0] * image.shape[1]
-        if i > start and pixels + size > _PIXELS_AT_ONCE:
+        if i > start and taken + size > pixels:
             yield slice(start, i)
-            start, pixels = i, 0
-        pixels += size
+            start, taken = i, 0
+        taken += size
     if images:
         yield slice(start, len(images))

@@ -1,25 +1,37 @@
-"""Which face of this frame is which face of the frames before: one small tracker for each feed.
+"""Which face of this frame is which face of the frames before.
 
 Each track predicts where its face is now (its last box, moved on at its speed, which fades), and
 faces go to tracks by overlap, the best pair first; a face too fast or too small to overlap with
-its prediction goes by nearness instead. What is left over begins a track. Everything is decided by
-the state and the faces alone, without chance or clock, so that a batch whose settling failed can be
-undone by restoring the state before it, and gives the same ids again.
+its prediction goes by nearness instead. What is left over begins a track. A track whose face is not
+seen is hidden: it waits for a while, and its id comes back with the face.
+
+All is decided by the tracks and the faces alone, without chance or clock, and tracks are values:
+what was saved after a frame goes on as the first one would have, in any worker.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.records import Detections
+from worker.records import Detections, Floats
+
+_SURVIVE_S = 1.0
+"""How long a track waits for its face to be seen again."""
 
 _MIN_OVERLAP = 0.3
 """Intersection over union from which a face may continue a track by overlap."""
+
+_HIDDEN_LOSS = 0.2
+"""What a hidden track's overlap loses: where two tracks meet, the face is rather the one seen."""
+
+_COVERED = 0.5
+"""Part of a hidden track's box from which a face in front hides it: nothing to look for there."""
 
 _MAX_DISTANCE = 1.0
 """Distance of centres, in mean sides, up to which a face may continue a track by nearness."""
@@ -33,13 +45,11 @@ _FADE_S = 0.4
 _SPEED_MEMORY_S = 0.15
 """Time over which a track's speed is averaged: boxes tremble from frame to frame."""
 
-_FORMAT = 1
-
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Track:
+class Track:
     """One face seen lately. Lengths in pixels, times in seconds of the feed.
 
     Numbers are rounded where they are made, so that the saved state is short and exactly the state.
@@ -52,106 +62,155 @@ class _Track:
     bottom: float
     speed_x: float
     speed_y: float
+    born: float
     seen: float
+    hidden: bool = False
+    """Whether its face was not seen in the feed's last frame."""
 
 
-class Tracker:
-    """Gives the faces of one feed their track ids: from 1, and never the same one twice."""
+# dataclasses.astuple copies deeply, which takes longer than all else that is done with a track.
+_numbers = attrgetter(*(each.name for each in fields(Track)))
 
-    def __init__(self, *, survive_s: float = 1.0) -> None:
-        """``survive_s``: how long a track waits for its face to be seen again."""
-        self._survive_s = survive_s
-        self._next_id = 1
-        self._tracks: list[_Track] = []
 
-    def update(self, detections: Detections, seconds: float) -> npt.NDArray[np.int64]:
-        """Track ids (N,) of the faces of the feed's next frame, in their order.
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """The faces of one feed after one of its frames. Ids count from 1, none is used twice."""
 
-        ``seconds``: the frame's time on the feed's own clock. A clock that went back is that of
-        another recording: no track continues.
+    next_id: int = 1
+    known: tuple[Track, ...] = ()
+
+    @property
+    def visible(self) -> list[Track]:
+        """Those whose face was seen in the last frame."""
+        return [track for track in self.known if not track.hidden]
+
+    def expected(self, seconds: float) -> Floats:
+        """(K, 4): where, at ``seconds``, it is worth looking for the known faces.
+
+        A hidden one is looked for unless one that is seen would cover it.
+        """
+        known = self._alive(seconds)
+        boxes = _predicted(known, seconds)
+        hidden = np.array([track.hidden for track in known], bool)
+        if hidden.any():
+            shared = _intersections(boxes[hidden], boxes[~hidden])
+            covered = shared > _COVERED * _areas(boxes[hidden])[:, None]
+            hidden[hidden] = covered.any(axis=1)
+            boxes = boxes[~hidden]
+        return boxes.astype(np.float32)
+
+    def after(
+        self, faces: Detections, seconds: float, *, begin: bool = True
+    ) -> tuple[Tracks, npt.NDArray[np.int64]]:
+        """The tracks after the feed's next frame, and the ids (N,) of its faces, in their order.
+
+        Args:
+            faces: those of the frame.
+            seconds: the frame's time on the feed's own clock. A clock that went back is that of
+                another recording: no track continues.
+            begin: whether a face that continues no track begins one; if not, its id is 0.
         """
         seconds = round(seconds, 6)
-        self._tracks = [t for t in self._tracks if 0 <= seconds - t.seen <= self._survive_s]
-        boxes = detections.boxes.astype(np.float64)
-        predicted = np.array([_predict(t, seconds) for t in self._tracks]).reshape(-1, 4)
-        track_of = dict(_best_pairs(_affinity(boxes, predicted)))
+        known = self._alive(seconds)
+        boxes = faces.boxes.astype(np.float64)
+        hidden = np.array([track.hidden for track in known], bool)
+        pairs = dict(_best_pairs(_affinity(boxes, _predicted(known, seconds), hidden)))
         ids = np.zeros(len(boxes), np.int64)
-        for i, box in enumerate(boxes):
-            if i in track_of:
-                k = track_of[i]
-                self._tracks[k] = _moved(self._tracks[k], box, seconds)
-                ids[i] = self._tracks[k].id
-            else:
-                self._tracks.append(_Track(self._next_id, *_rounded(box), 0.0, 0.0, seconds))
-                ids[i] = self._next_id
-                self._next_id += 1
-        return ids
+        next_id = self.next_id
+        for k in set(range(len(known))).difference(pairs.values()):
+            known[k] = replace(known[k], hidden=True)
+        for i, box in enumerate(boxes.round(2).tolist()):
+            if i in pairs:
+                known[pairs[i]] = _moved(known[pairs[i]], box, seconds)
+                ids[i] = known[pairs[i]].id
+            elif begin:
+                left, top, right, bottom = box
+                known.append(Track(next_id, left, top, right, bottom, 0.0, 0.0, seconds, seconds))
+                ids[i] = next_id
+                next_id += 1
+        return Tracks(next_id, tuple(known)), ids
 
-    def state(self) -> bytes:
-        """The next id and the live tracks, as compact JSON, for ``restore``."""
-        state = {"v": _FORMAT, "next": self._next_id, "tracks": [astuple(t) for t in self._tracks]}
-        return json.dumps(state, separators=(",", ":")).encode()
+    def ended(self) -> Tracks:
+        """After a scene cut: none of the faces continues."""
+        return Tracks(self.next_id)
+
+    def _alive(self, seconds: float) -> list[Track]:
+        return [track for track in self.known if 0 <= seconds - track.seen <= _SURVIVE_S]
+
+    def packed(self) -> list[Any]:
+        """As plain numbers and lists, for ``unpacked``."""
+        return [self.next_id, *map(_numbers, self.known)]
 
     @classmethod
-    def restore(cls, state: bytes | None, *, survive_s: float = 1.0) -> Tracker:
-        """The tracker that ``state`` was saved from; a new one for None.
+    def unpacked(cls, content: Any) -> Tracks:
+        """What ``packed`` was called on.
 
         Raises:
-            ValueError: the state is not one that ``state`` wrote.
+            ValueError, TypeError, LookupError: the content is not what ``packed`` gave.
         """
-        tracker = cls(survive_s=survive_s)
-        if state is not None:
-            try:
-                tracker._next_id, tracker._tracks = _parsed(state)
-            except (ValueError, TypeError, LookupError) as error:
-                raise ValueError(f"the tracker's saved state is corrupt: {error}") from None
-        return tracker
+        next_id, *rest = content
+        known = tuple(Track(*track) for track in rest)
+        ids = [track.id for track in known]
+        if any(type(i) is not int for i in (next_id, *ids)):
+            raise ValueError("an id is not a whole number")
+        if next_id < 1 or len(set(ids)) != len(ids) or not all(0 < i < next_id for i in ids):
+            raise ValueError("its ids do not fit together")
+        if not all(math.isfinite(number) for track in known for number in _numbers(track)):
+            raise ValueError("it holds a number that is not finite")
+        return cls(next_id, known)
 
 
-def _predict(track: _Track, seconds: float) -> Array:
-    """Where the track's face should be now (4,): moved on at a speed that fades away."""
-    reach = _FADE_S * (1 - math.exp((track.seen - seconds) / _FADE_S))
-    x, y = track.speed_x * reach, track.speed_y * reach
-    return np.array([track.left + x, track.top + y, track.right + x, track.bottom + y])
+def _predicted(tracks: list[Track], seconds: float) -> Array:
+    """Where the tracks' faces should be now (K, 4): moved on at a speed that fades away."""
+    rows = [
+        (t.left, t.top, t.right, t.bottom, t.speed_x, t.speed_y, t.seen - seconds) for t in tracks
+    ]
+    numbers = np.array(rows, np.float64).reshape(-1, 7)
+    reach = _FADE_S * (1 - np.exp(numbers[:, 6] / _FADE_S))
+    return numbers[:, :4] + np.tile(numbers[:, 4:6] * reach[:, None], 2)
 
 
-def _moved(track: _Track, box: Array, seconds: float) -> _Track:
-    """The track with its face seen at ``box`` (4,)."""
+def _moved(track: Track, box: list[float], seconds: float) -> Track:
+    """The track with its face seen at ``box``: left, top, right, bottom."""
+    left, top, right, bottom = box
     speed_x, speed_y = track.speed_x, track.speed_y
     elapsed = seconds - track.seen
     if elapsed > 0:
         share = 1 - math.exp(-elapsed / _SPEED_MEMORY_S)
-        x = (box[0] + box[2] - track.left - track.right) / 2 / elapsed
-        y = (box[1] + box[3] - track.top - track.bottom) / 2 / elapsed
-        speed_x += share * (x - speed_x)
-        speed_y += share * (y - speed_y)
-    return _Track(
-        track.id, *_rounded(box), round(float(speed_x), 2), round(float(speed_y), 2), seconds
-    )
+        x = (left + right - track.left - track.right) / 2 / elapsed
+        y = (top + bottom - track.top - track.bottom) / 2 / elapsed
+        speed_x = round(speed_x + share * (x - speed_x), 2)
+        speed_y = round(speed_y + share * (y - speed_y), 2)
+    return Track(track.id, left, top, right, bottom, speed_x, speed_y, track.born, seconds)
 
 
-def _rounded(box: Array) -> tuple[float, float, float, float]:
-    left, top, right, bottom = box.tolist()
-    return round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)
+def _areas(boxes: Array) -> Array:
+    return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(0).prod(axis=-1))
 
 
-def _affinity(boxes: Array, predicted: Array) -> Array:
+def _intersections(a: Array, b: Array) -> Array:
+    """Shared area of each box of ``a`` (A, 4) with each of ``b`` (B, 4), as (A, B)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return np.asarray((high - low).clip(0).prod(axis=-1))
+
+
+def _affinity(boxes: Array, predicted: Array, hidden: npt.NDArray[np.bool_]) -> Array:
     """How well each face (N) continues each track (K), as (N, K); 0 where it cannot.
 
     1 to 2 by overlap, below 1 by nearness: a pair that overlaps comes before any that does not.
     """
-    face, track = boxes[:, None], predicted[None]
-    shared = np.minimum(face[..., 2:], track[..., 2:]) - np.maximum(face[..., :2], track[..., :2])
-    overlap = shared.clip(0).prod(axis=-1)
-    area_face, area_track = ((b[..., 2:] - b[..., :2]).clip(0).prod(axis=-1) for b in (face, track))
-    overlap /= np.maximum(area_face + area_track - overlap, 1e-9)
+    area_face, area_track = _areas(boxes)[:, None], _areas(predicted)[None]
+    shared = _intersections(boxes, predicted)
+    overlap = shared / np.maximum(area_face + area_track - shared, 1e-9)
 
     side_face, side_track = np.sqrt(np.maximum(area_face, 1)), np.sqrt(np.maximum(area_track, 1))
-    centres = (face[..., :2] + face[..., 2:] - track[..., :2] - track[..., 2:]) / 2
+    centres = (boxes[:, None, :2] + boxes[:, None, 2:] - predicted[:, :2] - predicted[:, 2:]) / 2
     distance = np.hypot(centres[..., 0], centres[..., 1]) / ((side_face + side_track) / 2)
     growth = np.maximum(side_face / side_track, side_track / side_face)
     nearness = np.where(growth <= _MAX_GROWTH, 1 - distance / _MAX_DISTANCE, 0).clip(0)
-    return np.where(overlap >= _MIN_OVERLAP, 1 + overlap, nearness)
+    by_overlap = 1 + overlap - _HIDDEN_LOSS * hidden[None]
+    return np.where(overlap >= _MIN_OVERLAP, by_overlap, nearness)
 
 
 def _best_pairs(affinity: Array) -> list[tuple[int, int]]:
@@ -167,19 +226,3 @@ def _best_pairs(affinity: Array) -> list[tuple[int, int]]:
             tracks_left.remove(track)
             pairs.append((face, track))
     return pairs
-
-
-def _parsed(state: bytes) -> tuple[int, list[_Track]]:
-    content = json.loads(state)
-    if content["v"] != _FORMAT:
-        raise ValueError(f"its format is {content['v']}, not {_FORMAT}")
-    next_id = content["next"]
-    tracks = [_Track(*track) for track in content["tracks"]]
-    ids = [track.id for track in tracks]
-    if any(type(i) is not int for i in (next_id, *ids)):
-        raise ValueError("an id is not a whole number")
-    if next_id < 1 or len(set(ids)) != len(ids) or not all(0 < i < next_id for i in ids):
-        raise ValueError("its ids do not fit together")
-    if not all(math.isfinite(number) for track in tracks for number in astuple(track)):
-        raise ValueError("it holds a number that is not finite")
-    return next_id, tracks

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
-from worker.consume.reader import Delivery
 from worker.errors import ServerError
 from worker.wire.keys import GROUP
 from worker.wire.server import Call, Server, text

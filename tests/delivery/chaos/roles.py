@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from tests.delivery.chaos.picture import Kind, Mark, draw, kind_of, read
@@ -22,7 +23,7 @@ from tests.feeds import frame_of
 from worker import health
 from worker.capture.writer import Writer
 from worker.errors import ServerFull, ServerUnavailable, SessionSuperseded
-from worker.records import Detections, Image, Policy
+from worker.records import Detections, Floats, Image, Policy
 from worker.wire.server import Server
 
 HANGS_AFTER_S = 2.5
@@ -57,6 +58,11 @@ class Stub:
                 self._suffer(mark)
         faces = OneFace().detect(images)
         return [_marked(one, mark) for one, mark in zip(faces, marks, strict=True)]
+
+    def follow(
+        self, images: Sequence[Image], boxes: Sequence[Floats]
+    ) -> list[tuple[npt.NDArray[np.int64], Detections]]:
+        return [(np.zeros(1, np.int64), face) for face in self.detect(images)]
 
     def _suffer(self, mark: Mark) -> None:
         if mark.kind is Kind.POISON:

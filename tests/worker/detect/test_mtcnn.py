@@ -14,7 +14,9 @@ import pytest
 from skimage import data
 
 import worker.detect.mtcnn as mtcnn
+import worker.detect.propose as propose
 from worker.detect.mtcnn import FaceDetector, load_detector
+from worker.detect.resample import AreaSampler, TableMemory
 from worker.errors import ModelError, SettingsError
 from worker.records import ModelInfo
 
@@ -136,12 +138,30 @@ def test_a_batch_of_mixed_sizes_is_one_picture_at_a_time(detector, monkeypatch):
     assert len(together) == len(pictures)
     for a, b in zip(together, alone, strict=True):
         assert_same(a, b)
-    # Every cap reached: chunks of pictures, levels and crops all split.
-    monkeypatch.setattr(mtcnn, "_PIXELS_AT_ONCE", 600_000)
-    monkeypatch.setattr(mtcnn, "_LEVEL_PIXELS_AT_ONCE", 1)
-    monkeypatch.setattr(mtcnn, "_CROPS_AT_ONCE", 3)
-    for a, b in zip(detector.detect(pictures), alone, strict=True):
-        assert_same(a, b)
+    # Every cap reached: groups of pictures, levels and crops all split; and none.
+    for pixels, crops in ((600_000, 3), (100_000_000, 10_000)):
+        monkeypatch.setattr(mtcnn, "_PIXELS_TOGETHER", pixels)
+        monkeypatch.setattr(propose, "_PIXELS_AT_ONCE", pixels // 600_000)
+        monkeypatch.setattr(mtcnn, "_CROPS_AT_ONCE", crops)
+        for a, b in zip(detector.detect(pictures), alone, strict=True):
+            assert_same(a, b)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing(detector, threads):
+    # Fewer groups of pictures than threads, and more.
+    several = load_detector(provider="cpu", threads=threads)
+    pictures = list(astronauts().values())
+    for chosen in (pictures[:1], pictures, [data.astronaut()] * 12):
+        for a, b in zip(several.detect(chosen), detector.detect(chosen), strict=True):
+            assert_same(a, b)
+
+
+def test_tables_kept_from_larger_pictures_change_nothing(detector):
+    face = data.astronaut()
+    (before,) = load_detector(provider="cpu").detect([face])
+    detector.detect([cv2.resize(face, (1400, 1400))])
+    assert_same(detector.detect([face])[0], before)
 
 
 def test_results_come_best_first(detector):
@@ -256,10 +276,10 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
         FakeLater(landmarks=False),
         FakeLater(landmarks=True),
         info=ModelInfo("fake", "0", "0" * 16),
-        min_face=40,
+        pyramid=propose.Pyramid(40, 0.709),
         thresholds=(0.6, 0.7, 0.7),
-        factor=0.709,
-        sampler=mtcnn.AreaSampler,
+        threads=1,
+        sampler=lambda images: AreaSampler(images, TableMemory()),
     )
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[:, 200:] = 255
@@ -269,6 +289,120 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
     np.testing.assert_allclose(faces.scores, [1.0, 0.75], atol=1e-6)
     assert faces.boxes[0, 0] > 200 > faces.boxes[1, 2]
     assert (faces.landmarks[0, :, 0] > 200).all()
+
+
+# Following known faces
+
+
+def overlap(a, b):
+    """Intersection over union of two boxes (4,)."""
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = (high - low).clip(0).prod()
+    return shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared)
+
+
+def test_faces_are_followed_where_detection_finds_them(detector):
+    pictures = list(astronauts().values())
+    found = detector.detect(pictures)
+    followed = detector.follow(pictures, [faces.boxes for faces in found])
+    assert len(followed) == len(pictures)
+    for (origins, faces), detected in zip(followed, found, strict=True):
+        assert 0 in origins  # the best face
+        assert len(set(origins.tolist())) == len(origins) == len(faces)
+        assert (np.diff(faces.scores) <= 0).all()
+        for origin, box in zip(origins, faces.boxes, strict=True):
+            assert overlap(box, detected.boxes[origin]) >= 0.7
+    # What was barely a face to the detector may be none to the O-Net alone.
+    assert sum(len(faces) for _, faces in followed) >= 0.8 * sum(map(len, found))
+
+
+def test_a_face_that_has_moved_is_followed(detector):
+    picture = data.astronaut()
+    (before,) = detector.detect([picture])
+    moved = np.roll(picture, (12, -15), axis=(0, 1))
+    ((origins, after),) = detector.follow([moved], [before.boxes])
+    assert origins.tolist() == [0]
+    assert overlap(after.boxes[0], before.boxes[0] + [-15, 12, -15, 12]) >= 0.8
+    np.testing.assert_allclose(after.landmarks, before.landmarks + np.array([-15, 12]), atol=6)
+
+
+def test_where_no_face_is_none_is_followed(detector):
+    picture = data.astronaut()
+    boxes = np.array([[330, 300, 420, 400], [0, 400, 60, 470], [20, 20, 70, 80]], np.float32)
+    ((origins, faces),) = detector.follow([picture], [boxes])
+    assert len(origins) == len(faces) == 0
+
+
+def test_two_boxes_on_one_face_give_one(detector):
+    picture = data.astronaut()
+    box = detector.detect([picture])[0].boxes[:1]
+    boxes = np.concatenate([box + 300, box, box + 6])
+    ((origins, faces),) = detector.follow([picture], [boxes])
+    assert len(faces) == 1
+    assert origins.tolist() in ([1], [2])
+
+
+def test_boxes_that_say_nothing_give_no_face(detector):
+    picture = data.astronaut()
+    (face,) = detector.detect([picture])[0].boxes[:1]
+    left, top, right, bottom = face
+    odd = [
+        [np.nan, top, right, bottom], [left, top, np.inf, bottom], [right, top, left, bottom],
+        [left, top, left, bottom], [-900, -900, -800, -800], [5000, 5000, 5100, 5100], face,
+    ]  # fmt: skip
+    ((origins, faces),) = detector.follow([picture], [np.array(odd, np.float32)])
+    assert origins.tolist() == [6]
+    assert len(faces) == 1
+
+
+def test_following_in_a_batch_is_following_one_at_a_time(detector, monkeypatch):
+    pictures = [*astronauts().values(), np.zeros((5, 7, 3), np.uint8), data.astronaut()]
+    boxes = [faces.boxes for faces in detector.detect(pictures)]
+    boxes[7] = np.array([[1, 1, 4, 4]], np.float32)
+    boxes[2] = np.zeros((0, 4), np.float32)
+    alone = [detector.follow([p], [b])[0] for p, b in zip(pictures, boxes, strict=True)]
+    assert [len(faces) > 0 for _, faces in alone] == [True] * 2 + [False] + [True] * 4 + [
+        False,
+        True,
+    ]
+    together = detector.follow(pictures, boxes)
+    monkeypatch.setattr(mtcnn, "_CROPS_AT_ONCE", 2)
+    split = load_detector(provider="cpu", threads=2).follow(pictures, boxes)
+    for (origins, faces), *others in zip(alone, together, split, strict=True):
+        for other_origins, other in others:
+            assert other_origins.tolist() == origins.tolist()
+            assert_same(other, faces)
+
+
+def test_following_nothing(detector):
+    none = np.zeros((0, 4), np.float32)
+    assert detector.follow([], []) == []
+    ((origins, faces),) = detector.follow([data.astronaut()], [none])
+    assert len(origins) == len(faces) == 0
+
+
+def test_pictures_and_boxes_that_do_not_match_are_refused(detector):
+    with pytest.raises(ValueError, match="1 pictures, and boxes for 0"):
+        detector.follow([data.astronaut()], [])
+    with pytest.raises(ValueError, match="a picture is uint8"):
+        detector.follow([np.zeros((9, 9), np.uint8)], [np.zeros((0, 4), np.float32)])
+
+
+def test_faces_of_a_real_video_are_followed(detector, data_dir):
+    from worker.capture.sources import open_source
+
+    with open_source(str(data_dir / "videos" / "asl_book.mkv")) as source:
+        pictures = [picture.image for picture in source.pictures()][:40]
+    found = detector.detect(pictures)
+    followed = detector.follow(pictures[1:], [faces.boxes for faces in found[:-1]])
+    overlaps = [
+        max((overlap(box, other) for other in faces.boxes), default=0)
+        for (_, faces), expected in zip(followed, found[1:], strict=True)
+        for box in expected.boxes
+    ]
+    assert len(overlaps) >= 35
+    assert np.mean(np.array(overlaps) >= 0.5) >= 0.97
+    assert np.mean(overlaps) >= 0.88
 
 
 # Opening

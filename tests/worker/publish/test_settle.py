@@ -9,8 +9,8 @@ import pytest
 
 from tests.doubles import running_worker
 from tests.feeds import push_frames, wait_until
+from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
-from worker.consume.reader import Delivery
 from worker.publish.settle import Kind, Outcome, settle, trim
 from worker.wire.books import read_books
 from worker.wire.keys import CONSUMER, GROUP, FeedKeys

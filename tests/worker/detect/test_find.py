@@ -1,0 +1,206 @@
+"""Who is asked for what: detection where it is due, following between, detection for the lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from worker.detect.find import Finder, Look, Sight, View
+from worker.detect.mtcnn import FaceDetector
+from worker.detect.track import Tracks
+from worker.records import Detections, Floats, Image
+
+Boxes = Sequence[tuple[float, float, float, float]]
+
+A, B = (20.0, 20.0, 60.0, 60.0), (100.0, 20.0, 140.0, 60.0)
+
+
+def faces(boxes: Boxes) -> Detections:
+    n = len(boxes)
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.ones(n, np.float32),
+        np.zeros((n, 5, 2), np.float32),
+    )
+
+
+def picture(scene: int = 1) -> Image:
+    patches = np.random.default_rng(scene).integers(0, 256, (9, 16, 3), np.uint8)
+    return np.ascontiguousarray(patches.repeat(10, 0).repeat(10, 1))
+
+
+class Scripted:
+    """A detector that knows what pictures show; ``hidden`` faces cannot be followed."""
+
+    def __init__(self) -> None:
+        self.shows: dict[int, Boxes] = {}
+        self.hidden: dict[int, Boxes] = {}
+        self.detected: list[int] = []
+        self.followed: list[int] = []
+        self.calls = 0
+
+    def detect(self, images: Sequence[Image]) -> list[Detections]:
+        self.calls += bool(images)
+        self.detected += map(id, images)
+        return [faces([*self.shows.get(id(i), ()), *self.hidden.get(id(i), ())]) for i in images]
+
+    def follow(
+        self, images: Sequence[Image], boxes: Sequence[Floats]
+    ) -> list[tuple[Floats, Detections]]:
+        self.followed += map(id, images)
+        found = []
+        for image, expected in zip(images, boxes, strict=True):
+            near = [
+                box
+                for box in self.shows.get(id(image), ())
+                if any(np.abs(np.array(box) - one).max() < 20 for one in expected)
+            ]
+            found.append((np.arange(len(near)), faces(near)))
+        return found  # type: ignore[return-value]
+
+
+class Stage:
+    """Feeds whose frames come at 25 a second, and a finder that is told of them."""
+
+    def __init__(self, every: int = 4) -> None:
+        self.detector = Scripted()
+        self.finder = Finder(cast(FaceDetector, self.detector), every)
+        self.sights: dict[int, Sight] = {}
+        self.frames: dict[int, int] = {}
+        self.pictures: list[Image] = []
+        """Kept, so that each has an id of its own."""
+
+    def view(
+        self,
+        feed: int,
+        shows: Boxes = (),
+        *,
+        scene: int = 1,
+        hidden: Boxes = (),
+        live: bool = False,
+    ) -> View:
+        image = picture(scene)
+        self.pictures.append(image)
+        self.detector.shows[id(image)] = shows
+        self.detector.hidden[id(image)] = hidden
+        self.frames[feed] = self.frames.get(feed, 0) + 1
+        return View(feed, image, self.frames[feed] / 25, live)
+
+    def find(self, *views: View, busy: float = 0.0) -> list[Look]:
+        before = {view.feed: self.sights.get(view.feed, Sight()) for view in views}
+        looks = self.finder.detect(views, before, busy=busy)
+        self.finder.follow(looks, before)
+        for look in looks:
+            self.sights[look.view.feed] = Sight(look.schedule, look.tracks)
+        return looks
+
+
+def test_between_detections_known_faces_are_followed() -> None:
+    stage = Stage(every=4)
+    looks = stage.find(*(stage.view(1, [A, B]) for _ in range(9)))
+    assert [look.detected for look in looks] == [i % 4 == 0 for i in range(9)]
+    assert [look.ids.tolist() for look in looks] == [[1, 2]] * 9
+    assert len(stage.detector.detected) == 3
+    assert len(stage.detector.followed) == 6
+
+
+def test_frames_that_are_due_are_detected_together_over_feeds_and_time() -> None:
+    stage = Stage(every=2)
+    stage.find(*(stage.view(feed, [A]) for feed in (1, 2, 3) for _ in range(4)))
+    assert len(stage.detector.detected) == 6
+    assert stage.detector.calls == 1
+
+
+def test_a_face_that_is_lost_brings_detection_on_the_same_frame() -> None:
+    stage = Stage(every=10)
+    jumped = (70.0, 70.0, 110.0, 110.0)
+    looks = stage.find(stage.view(1, [A]), stage.view(1, [A]), stage.view(1, [jumped]))
+    assert [look.detected for look in looks] == [True, False, True]
+    assert looks[2].faces.boxes.tolist() == [list(jumped)]
+
+
+def test_a_face_that_stays_lost_brings_detection_once() -> None:
+    stage = Stage(every=20)
+    looks = stage.find(stage.view(1, [A, B]), *(stage.view(1, [A]) for _ in range(6)))
+    assert [look.detected for look in looks] == [True, True, False, False, False, False, False]
+    assert [look.ids.tolist() for look in looks[1:]] == [[1]] * 6
+
+
+def test_a_short_occlusion_keeps_the_id_without_detection() -> None:
+    stage = Stage(every=20)
+    shown: list[Boxes] = [[A, B], [A], [A], [A, B]]
+    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
+    assert looks[3].ids.tolist() == [1, 2]
+    assert not looks[3].detected
+
+
+def test_without_faces_detection_comes_twice_as_often() -> None:
+    stage = Stage(every=8)
+    looks = stage.find(*(stage.view(1) for _ in range(17)))
+    assert [i for i, look in enumerate(looks) if look.detected] == [0, 4, 8, 12, 16]
+    assert stage.detector.followed == []
+
+
+def test_a_live_feed_is_looked_at_midway_while_its_faces_are_new() -> None:
+    stage = Stage(every=8)
+    looks = stage.find(*(stage.view(1, [A], live=True) for _ in range(60)))
+    first = [i for i, look in enumerate(looks) if look.detected]
+    # Nothing moves: 16 frames, with a look after 8 until the face has been there for a second.
+    assert first == [0, 8, 16, 24, 32, 48]
+
+
+def test_a_busy_worker_detects_for_the_lost_of_live_feeds_midway() -> None:
+    for live, expected in ((True, [0, 11]), (False, [0, 1, 5])):
+        stage = Stage(every=8 if live else 5)
+        views = [stage.view(1, [A, B], live=live)]
+        views += [stage.view(1, [A], live=live) for _ in range(12 if live else 7)]
+        looks = stage.find(*views, busy=0.8)
+        assert [i for i, look in enumerate(looks) if look.detected] == expected
+
+
+def test_a_scene_cut_brings_detection_and_new_ids() -> None:
+    stage = Stage(every=10)
+    looks = stage.find(
+        stage.view(1, [A]),
+        stage.view(1, [A]),
+        stage.view(1, [A], scene=2),
+        stage.view(1, [A], scene=2),
+    )
+    assert [look.detected for look in looks] == [True, False, True, False]
+    assert [look.ids.tolist() for look in looks] == [[1], [1], [2], [2]]
+
+
+def test_every_frame_is_detected_and_none_followed_when_asked_for() -> None:
+    stage = Stage(every=1)
+    looks = stage.find(*(stage.view(1, [A], hidden=[B], live=live) for live in (False, True) * 3))
+    assert all(look.detected for look in looks)
+    assert stage.detector.followed == []
+    assert [look.ids.tolist() for look in looks] == [[1, 2]] * 6
+
+
+def test_what_only_the_detector_sees_is_there_on_its_frames_and_keeps_its_id() -> None:
+    stage = Stage(every=3)
+    looks = stage.find(*(stage.view(1, [A], hidden=[B]) for _ in range(7)))
+    seen = [look.ids.tolist() for look in looks]
+    assert seen[0] == seen[3] == seen[6] == [1, 2]
+
+
+def test_a_search_leaves_what_it_was_given_as_it_was() -> None:
+    stage = Stage()
+    before = {1: Sight()}
+    views = [stage.view(1, [A]) for _ in range(6)]
+    for _ in range(2):
+        looks = stage.finder.detect(views, before)
+        stage.finder.follow(looks, before)
+        assert before == {1: Sight()}
+        assert looks[-1].tracks.next_id == 2
+    assert before[1].tracks == Tracks()
+
+
+def test_the_search_shows_signs_of_life() -> None:
+    stage, signs = Stage(), []
+    stage.finder = Finder(cast(FaceDetector, stage.detector), 4, lambda: signs.append(1))
+    stage.find(*(stage.view(1, [A]) for _ in range(4)))
+    assert len(signs) == 4

@@ -1,0 +1,174 @@
+"""What becomes of each frame of a batch; what is remembered of feeds from one batch to the next."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import cast
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from tests.feeds import START
+from worker.analysis import Analyst, Memory, Shot
+from worker.consume.inhand import Delivery
+from worker.consume.leases import Lease
+from worker.consume.opening import Opened, Unfit
+from worker.errors import EntryError, ModelError
+from worker.outcomes import Outcomes
+from worker.records import Encoding, Frame, FrameEvent, ModelInfo
+from worker.wire.codec import time_of_id
+from worker.wire.keys import FeedKeys
+from worker.wire.registry import FeedSettings
+from worker.wire.server import Server
+
+INFO = ModelInfo("model", "1", "0" * 16)
+BAD = 13
+"""Height of the pictures on which the models fail."""
+
+
+class Models:
+    """Stands in for the analyst; the state after a frame is its number."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.calls: list[list[int]] = []
+        self.memories: list[Memory] = []
+
+    def analyse(self, shots: Sequence[Shot], *, busy: float) -> list[tuple[FrameEvent, bytes]]:
+        assert busy == 0.25
+        self.calls.append([shot.frame.sequence for shot in shots])
+        if any(shot.image.shape[0] == BAD for shot in shots):
+            raise RuntimeError("stumbled")
+        self.memories += [shot.memory for shot in shots]
+        return [(event_of(shot), b"%d" % shot.frame.sequence) for shot in shots]
+
+    def try_models(self, shape: tuple[int, ...]) -> None:
+        assert shape == (BAD, 64)
+        if self.broken:
+            raise ModelError("the models do not work here")
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture
+def outcomes(server: Server, models: Models) -> Outcomes:
+    return Outcomes(server, cast(Analyst, models), lambda: 0.25)
+
+
+def event_of(shot: Shot) -> FrameEvent:
+    return FrameEvent(
+        feed=shot.frame.feed, frame_id=shot.frame_id, session="s", sequence=shot.frame.sequence,
+        captured_at=START, ingested_at=time_of_id(shot.frame_id), pts_seconds=0.0, width=64,
+        height=48, faces=(), detector=INFO, classifier=INFO,
+    )  # fmt: skip
+
+
+def delivery_of(feed: str, number: int, *, stale_at: float = math.inf, doubts: int = 0) -> Delivery:
+    lease = Lease(feed, f"token-{feed}", FeedKeys.of(feed), FeedSettings())
+    return Delivery(lease, f"{number}-0", b"", stale_at=stale_at, doubts=doubts)
+
+
+def opened(delivery: Delivery, height: int = 48) -> Opened:
+    number = int(delivery.frame_id.partition("-")[0])
+    frame = Frame(
+        feed=delivery.feed, session="s", sequence=number, captured_at=START, pts=number,
+        time_base=Fraction(1, 25), width=64, height=height, encoding=Encoding.JPEG, data=b"",
+    )  # fmt: skip
+    return Opened(delivery, frame, np.zeros((height, 64, 3), np.uint8), 0.0)
+
+
+def test_each_frame_has_its_outcome_in_its_place(outcomes: Outcomes, models: Models) -> None:
+    late = time.monotonic() - 0.001
+    batch: list[Opened | Unfit] = [
+        opened(delivery_of("a", 1)),
+        Unfit(delivery_of("a", 2), "dropped"),
+        opened(delivery_of("b", 3)),
+        Unfit(delivery_of("a", 4), "dead", EntryError("corrupt", "no picture")),
+        opened(delivery_of("b", 5, stale_at=late)),
+        Unfit(delivery_of("b", 6), "skipped"),
+        opened(delivery_of("a", 7)),
+    ]
+    found = outcomes.of(batch)
+    assert [outcome.delivery for outcome in found] == [one.delivery for one in batch]
+    assert [outcome.kind for outcome in found] == [
+        "published", "dropped", "published", "dead", "skipped", "skipped", "published",
+    ]  # fmt: skip
+    assert models.calls == [[1, 3, 7]], "what has waited too long is not looked at"
+    assert [outcome.state for outcome in found] == [b"1", b"", b"3", b"", b"", b"", b"7"]
+    assert (found[3].reason, found[3].detail) == ("corrupt", "no picture")
+    assert models.memories[0] is models.memories[2] is not models.memories[1]
+
+
+def test_nothing_to_analyse_is_not_analysed(outcomes: Outcomes, models: Models) -> None:
+    assert [one.kind for one in outcomes.of([Unfit(delivery_of("a", 1), "dropped")])] == ["dropped"]
+    assert models.calls == []
+
+
+def test_a_frame_that_cannot_be_analysed_takes_no_other_with_it(
+    outcomes: Outcomes, models: Models
+) -> None:
+    with capture_logs() as logs:
+        found = outcomes.of(
+            [opened(delivery_of("a", i), BAD if i == 2 else 48) for i in range(1, 5)]
+        )
+    assert [one.kind for one in found] == ["published", "dead", "published", "published"]
+    assert found[1].reason == "analysis-failed"
+    assert "stumbled" in found[1].detail
+    assert models.calls == [[1, 2, 3, 4], [1], [2], [3], [4]]
+    assert [line["event"] for line in logs] == [
+        "a batch failed, its frames run alone",
+        "a frame cannot be analysed",
+    ]
+
+
+def test_models_that_fail_bury_nothing(outcomes: Outcomes, models: Models) -> None:
+    models.broken = True
+    with pytest.raises(ModelError), capture_logs():
+        outcomes.of([opened(delivery_of("a", 1), BAD)])
+
+
+def test_a_feed_is_remembered_until_there_is_a_doubt(
+    server: Server, outcomes: Outcomes, models: Models
+) -> None:
+    saved = Memory(classifier="from the server")
+    delivery = delivery_of("a", 1)
+    server.command("SET", delivery.lease.keys.state, saved.state())
+    outcomes.of([opened(delivery)])
+    server.command("DEL", delivery.lease.keys.state)
+    outcomes.of([opened(delivery_of("a", 2))])
+    outcomes.of([opened(delivery_of("a", 3, doubts=1))])
+    outcomes.of([opened(delivery_of("a", 4, doubts=1))])
+    first, second, third, fourth = models.memories
+    assert first is second
+    assert first.classifier == "from the server"
+    assert third is fourth is not first
+    assert third.classifier == ""
+
+
+def test_what_is_no_memory_is_told_and_the_tracks_begin_anew(
+    server: Server, outcomes: Outcomes, models: Models
+) -> None:
+    server.command("SET", FeedKeys.of("a").state, "no memory")
+    server.command("LPUSH", FeedKeys.of("b").state, "not even text")
+    with capture_logs() as logs:
+        outcomes.of([opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
+    assert [(line["event"], line["feed"]) for line in logs] == [
+        ("tracks start anew", "a"),
+        ("tracks start anew", "b"),
+    ]
+
+
+def test_nothing_is_kept_of_other_feeds(outcomes: Outcomes, models: Models) -> None:
+    outcomes.of([opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
+    outcomes.keep([delivery_of("a", 1).lease])
+    outcomes.of([opened(delivery_of("a", 2)), opened(delivery_of("b", 2))])
+    first_a, first_b, second_a, second_b = models.memories
+    assert first_a is second_a
+    assert first_b is not second_b

@@ -1,0 +1,108 @@
+"""MTCNN's first step: the P-Net on each level of a pyramid of shrunken pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from worker.detect.boxes import CELL, cell_boxes, shift, square
+from worker.detect.nms import nms_by_group
+from worker.detect.resample import Sampler
+from worker.records import Floats
+
+Ints = npt.NDArray[np.int64]
+
+# A larger call is slower for each picture, not faster: its layers leave the cache.
+_PIXELS_AT_ONCE = 300_000
+"""Pixels of a level in one call of the P-Net, unless one picture's level has more."""
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""``map``, or that of a pool of threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Boxes on their way to becoming faces, of several pictures: parallel arrays."""
+
+    pictures: Ints
+    """(K,): index of each box's picture."""
+    boxes: Floats
+    """(K, 4)"""
+    origins: Ints
+    """(K,): which of its picture's boxes, as they came in, this one was; 0 if none came in."""
+
+    def pick(self, chosen: npt.NDArray[np.bool_] | Ints) -> Candidates:
+        return Candidates(self.pictures[chosen], self.boxes[chosen], self.origins[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """Which levels a picture has."""
+
+    min_face: float
+    """Side of the smallest face to find, in pixels: P-Net cells are that large on the first."""
+    factor: float
+    """Size of each level in parts of the one before."""
+
+    def scales(self, height: int, width: int) -> list[float]:
+        """How much each level is shrunk; none for a picture that is too small."""
+        scales = []
+        scale = CELL / self.min_face
+        # The shorter side shrinks by repeated products, as in the original: a power would round to
+        # another number of levels for some sizes.
+        shorter = min(height, width) * scale
+        while shorter >= CELL:
+            scales.append(scale)
+            scale *= self.factor
+            shorter *= self.factor
+        return scales
+
+
+def propose(
+    pnet: ort.InferenceSession,
+    pyramid: Pyramid,
+    threshold: float,
+    sampler: Sampler,
+    sizes: Ints,
+    run: Map,
+) -> Candidates:
+    """What may be a face, in pictures of ``sizes`` (N, 2), height and width; each has a level.
+
+    ``run`` runs the calls, the long ones first.
+    """
+    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, (height, width) in enumerate(sizes.tolist()):
+        by_size[height, width].append(i)
+    calls = []
+    for (height, width), alike in by_size.items():
+        for scale in pyramid.scales(height, width):
+            shape = int(height * scale + 1), int(width * scale + 1)
+            at_once = max(1, _PIXELS_AT_ONCE // (shape[0] * shape[1]))
+            calls += [
+                (alike[start : start + at_once], scale, shape)
+                for start in range(0, len(alike), at_once)
+            ]
+
+    def scan(call: tuple[list[int], float, tuple[int, int]]) -> tuple[Ints, Floats, Floats, Floats]:
+        """Pictures (K,), boxes (K, 4), scores (K,) and regression (K, 4) of one call."""
+        some, scale, shape = call
+        faces, regression = pnet.run(None, {"images": sampler.level(some, *shape)})
+        which, rows, columns = np.nonzero(faces >= threshold)
+        boxes, scores = cell_boxes(rows, columns, scale), faces[which, rows, columns]
+        kept = nms_by_group(boxes, scores, which, 0.5)
+        which, rows, columns = which[kept], rows[kept], columns[kept]
+        return np.array(some)[which], boxes[kept], scores[kept], regression[which, :, rows, columns]
+
+    for _ in run(sampler.prepare, range(len(sizes))):
+        pass
+    parts = zip(*run(scan, calls), strict=True)
+    pictures, boxes, scores, moves = (np.concatenate(part) for part in parts)
+    kept = nms_by_group(boxes, scores, pictures, 0.7)
+    boxes = square(shift(boxes[kept], moves[kept], inclusive=False))
+    return Candidates(pictures[kept], boxes, np.zeros_like(kept))

@@ -1,0 +1,117 @@
+"""What becomes of each frame of a batch. A frame that cannot be analysed takes no other with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import structlog
+
+from worker.analysis import Analyst, Memory, Shot
+from worker.consume.inhand import Delivery
+from worker.consume.leases import Lease
+from worker.consume.opening import Opened, Unfit
+from worker.errors import EntryError, ServerError, ServerUnavailable
+from worker.publish.settle import Outcome
+from worker.wire.codec import encode_event, frame_header
+from worker.wire.server import Server
+
+log = structlog.get_logger()
+
+
+class Outcomes:
+    """Analyses batches; knows what is remembered of each feed. For one thread alone.
+
+    What the server holds is the truth: after any doubt a feed's memory is restored from there.
+    """
+
+    def __init__(self, server: Server, analyst: Analyst, busy: Callable[[], float]) -> None:
+        """``busy``: the share of its time that the worker works, 0 to 1."""
+        self._server = server
+        self._analyst = analyst
+        self._busy = busy
+        # By lease token: how many doubts there had been about the feed when the memory was
+        # restored, and the memory.
+        self._memories: dict[str, tuple[int, Memory]] = {}
+
+    def of(self, batch: Sequence[Opened | Unfit]) -> list[Outcome]:
+        """One outcome for each frame, in the same order; no entry can raise.
+
+        Raises:
+            ModelError: the models fail on what they must be able to analyse.
+            ServerUnavailable: a feed's memory cannot be restored.
+        """
+        # Judged as late as can be: a live frame may have waited for the batch before it.
+        fit = [one for one in batch if isinstance(one, Opened) and not one.delivery.stale]
+        results = iter(self._analysed(fit))
+        kept = {id(one) for one in fit}
+        return [next(results) if id(one) in kept else _unfit(one) for one in batch]
+
+    def keep(self, leases: Collection[Lease]) -> None:
+        """Keep what is remembered of these feeds, and of no others."""
+        for token in self._memories.keys() - {lease.token for lease in leases}:
+            del self._memories[token]
+
+    def _analysed(self, fit: Sequence[Opened]) -> list[Outcome]:
+        if not fit:
+            return []
+        shots = [self._shot(one) for one in fit]
+        try:
+            results = self._analyst.analyse(shots, busy=self._busy())
+        except Exception as error:
+            if len(fit) > 1:
+                # One of them is to blame: each alone, so that the others pass.
+                log.warning("a batch failed, its frames run alone", why=repr(error))
+                return [outcome for one in fit for outcome in self._analysed([one])]
+            (one,) = fit
+            self._analyst.try_models(one.image.shape[:2])
+            delivery = one.delivery
+            log.exception("a frame cannot be analysed", feed=delivery.feed, id=delivery.frame_id)
+            return [_dead(delivery, EntryError("analysis-failed", repr(error)))]
+        return [
+            Outcome(one.delivery, "published", encode_event(event), state, faces=len(event.faces))
+            for one, (event, state) in zip(fit, results, strict=True)
+        ]
+
+    def _shot(self, one: Opened) -> Shot:
+        delivery = one.delivery
+        live = delivery.lease.settings.policy == "live"
+        return Shot(one.frame, delivery.frame_id, one.image, self._memory(delivery), live)
+
+    def _memory(self, delivery: Delivery) -> Memory:
+        lease = delivery.lease
+        doubts, memory = self._memories.get(lease.token, (-1, None))
+        if memory is None or doubts != delivery.doubts:
+            try:
+                memory = Memory.restore(self._saved(lease))
+            except ValueError as error:
+                log.warning("tracks start anew", feed=lease.feed, why=str(error))
+                memory = Memory()
+            self._memories[lease.token] = delivery.doubts, memory
+        return memory
+
+    def _saved(self, lease: Lease) -> bytes | None:
+        try:
+            state: bytes | None = self._server.command("GET", lease.keys.state)
+            return state
+        except ServerUnavailable:
+            raise
+        except ServerError as error:  # somebody put something else there
+            raise ValueError(str(error)) from None
+
+
+def _unfit(one: Opened | Unfit) -> Outcome:
+    if isinstance(one, Opened):
+        return Outcome(one.delivery, "skipped")
+    if one.error is not None:
+        return _dead(one.delivery, one.error)
+    return Outcome(one.delivery, one.kind)
+
+
+def _dead(delivery: Delivery, error: EntryError) -> Outcome:
+    return Outcome(
+        delivery,
+        "dead",
+        body=frame_header(delivery.body),
+        reason=error.reason,
+        detail=str(error)[:500],
+    )
