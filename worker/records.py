@@ -25,6 +25,8 @@ class Encoding(StrEnum):
 
 Policy = Literal["live", "lossless"]
 
+PreviewMode = Literal["off", "blurred", "clear"]
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
