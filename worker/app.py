@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -16,20 +15,24 @@ import typer
 from prometheus_client import REGISTRY
 from rich.live import Live
 
+from worker import logs
 from worker.capture.command import run_push
-from worker.config import DEFAULT_REDIS, WorkerSettings
+from worker.config import DEFAULT_REDIS, WorkerSettings, secrets_from_files
 from worker.errors import MienError, SettingsError
-from worker.inference import Provider
+from worker.logs import Format, Level
 from worker.operate.dead_command import app as dead_app
+from worker.operate.doctor_command import doctor
 from worker.operate.feeds_command import app as feeds_app
-from worker.records import Policy
+from worker.records import Policy, Provider
 from worker.subscribe.events import Gap, Rewind, events
 from worker.subscribe.watch import Board, line_of
 from worker.terminal import plain_console, say, screen
+from worker.web.command import app as web_app
 from worker.wire.codec import event_to_json
 from worker.wire.keys import check_feed_name
 from worker.wire.registry import MAX_DEPTH, registered
 from worker.wire.server import Server
+from worker.wire.workers import process_name
 
 app = typer.Typer(
     help="Video feeds in, faces found, perceived expressions out as events.",
@@ -40,8 +43,17 @@ app = typer.Typer(
 )
 app.add_typer(feeds_app, name="feeds")
 app.add_typer(dead_app, name="dead")
+app.add_typer(web_app, name="web")
+app.command("doctor")(doctor)
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
+LogLevel = Annotated[
+    Level, typer.Option(envvar="MIEN_LOG_LEVEL", help="Log this and what is more important.")
+]
+LogFormat = Annotated[
+    Format,
+    typer.Option(envvar="MIEN_LOG_FORMAT", help="auto: pretty on a terminal, else logfmt."),
+]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
 
 
@@ -64,19 +76,6 @@ def _stop_on_signals(*, unwind: bool = False) -> threading.Event:
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     return stop
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 @app.command("push")
@@ -120,6 +119,8 @@ def push_command(
         int | None,
         typer.Option(help="Keep frames until so many replicas have them, for a failover (0)."),
     ] = None,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "auto",
 ) -> None:
     """Push a video source to a feed, or many to theirs. Cameras and URLs are opened again when
     they break off.
@@ -134,9 +135,11 @@ def push_command(
         "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
+    logs.configure(log_level, log_format)
     run_push(
-        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen, say=say
-    )
+        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen,
+        say=logs.tell,
+    )  # fmt: skip
 
 
 @app.command("worker")
@@ -152,6 +155,8 @@ def worker_command(
         int | None, typer.Option(help="Serve /metrics, /healthz and /readyz here.")
     ] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address for --metrics-port.")] = None,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "auto",
 ) -> None:
     """Analyse the frames of all feeds and publish events, until stopped.
 
@@ -171,10 +176,10 @@ def worker_command(
     )  # fmt: skip
     for name in settings.feeds or ():
         check_feed_name(name)
-    _log_to_stderr()
     stop = _stop_on_signals()
     log = structlog.get_logger()
     metrics, state = Metrics(REGISTRY), health.Health()
+    logs.configure(log_level, log_format, count=metrics.logged, worker=process_name())
     if settings.metrics_port is not None:
         http = health.serve(settings.metrics_host, settings.metrics_port, REGISTRY, state)
         log.info("metrics served", host=settings.metrics_host, port=http.server_port)
@@ -191,7 +196,9 @@ def worker_command(
     metrics.model("detector", detector.info)
     metrics.model("classifier", classifier.info)
     server = Server(settings.redis)
+    metrics.introduce(process_name(), server.name)
     server.now_us()  # a wrong address is said at once; an outage later on is waited for
+    server.load_scripts()
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
@@ -298,9 +305,10 @@ for _entry in entry_points(group="mien.commands"):
 def main() -> None:
     """The ``mien`` command: a user's mistake gives one sentence and a non-zero exit status."""
     try:
+        secrets_from_files()
         app()
     except MienError as error:
-        say(str(error))
+        logs.tell(str(error), level="error")
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -10,8 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
-from worker.inference import Provider
-from worker.records import PreviewMode
+from worker.records import PreviewMode, Provider
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379"
 MAX_PIXELS = 7680 * 4320

@@ -12,7 +12,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
 from worker.errors import SettingsError
 
@@ -41,9 +41,13 @@ class Health:
     def not_ready(self, why: str) -> None:
         self._why_not_ready = why
 
+    def age_s(self) -> float:
+        """Seconds since the loop came round last."""
+        return time.monotonic() - self._last_turn
+
     def alive(self) -> tuple[bool, str]:
         """Whether the loop still turns, and a word on it."""
-        age_s = time.monotonic() - self._last_turn
+        age_s = self.age_s()
         return age_s < ALIVE_S, f"last turn of the loop {age_s:.1f} s ago"
 
     def stops_with(self, stop: threading.Event, grace_s: float) -> None:
@@ -114,5 +118,10 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
         raise SettingsError(
             f"cannot serve metrics on {host}:{port}: {error.strerror or error}"
         ) from None
+    Gauge(
+        "mien_loop_age_seconds",
+        f"Time since the worker's loop came round; at {ALIVE_S:g} the worker ends itself.",
+        registry=registry,
+    ).set_function(health.age_s)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

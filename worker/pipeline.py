@@ -19,7 +19,7 @@ from worker.consume.load import LoadMeter
 from worker.consume.reader import Delivery, Reader
 from worker.errors import EntryError, ServerError, ServerUnavailable
 from worker.health import Health
-from worker.metrics import Metrics
+from worker.metrics import UNCERTAIN, Metrics
 from worker.publish.settle import Outcome, Settled, settle, trim
 from worker.records import Frame, Image
 from worker.wire.codec import decode_frame, encode_event, frame_header, time_of_id
@@ -136,7 +136,9 @@ class Pipeline:
                 return [outcome for one in batch for outcome in self._outcomes([one])]
             opened = self._open(batch[0])
             self._analyst.try_models(() if isinstance(opened, Outcome) else opened[2].shape[:2])
-            log.exception("a frame cannot be analysed", feed=batch[0].feed, id=batch[0].frame_id)
+            log.exception(
+                "a frame cannot be analysed", feed=batch[0].feed, frame_id=batch[0].frame_id
+            )
             return [_dead(batch[0], EntryError("analysis-failed", repr(error)))]
 
     def _analyse(self, batch: list[Delivery]) -> list[Outcome]:
@@ -158,8 +160,15 @@ class Pipeline:
         for (delivery, *_), (event, state) in zip(
             opened, self._analyst.analyse(shots), strict=True
         ):
-            body, faces = encode_event(event), len(event.faces)
-            outcomes[_key(delivery)] = Outcome(delivery, "published", body, state, faces=faces)
+            outcomes[_key(delivery)] = Outcome(
+                delivery,
+                "published",
+                encode_event(event),
+                state,
+                expressions=tuple(
+                    UNCERTAIN if face.uncertain else face.label for face in event.faces
+                ),
+            )
         return [outcomes[_key(delivery)] for delivery in batch]
 
     def _open(self, delivery: Delivery) -> Opened | Outcome:
@@ -223,14 +232,16 @@ class Pipeline:
             self._forget(outcome.delivery.lease)
             self._reader.rest(outcome.delivery.lease, answer.error or f"settling: {answer.status}")
             return
-        metrics.frames.labels(feed, answer.kind).inc()
         if answer.kind == "published":
-            metrics.faces.labels(feed).inc(outcome.faces)
-            ingested_ms = int(frame_id.partition("-")[0])
-            metrics.ingest_to_event.observe((answer.published_ms - ingested_ms) / 1000)
-        elif answer.kind == "dead":
+            age_s = (answer.published_ms - int(frame_id.partition("-")[0])) / 1000
+            metrics.settled(feed, answer.kind, expressions=outcome.expressions, age_s=age_s)
+        else:
+            metrics.settled(feed, answer.kind)
+        if answer.kind == "dead":
             reason = outcome.reason or "event-refused"
-            log.warning("dead letter", feed=feed, id=frame_id, reason=reason, why=outcome.detail)
+            log.warning(
+                "dead letter", feed=feed, frame_id=frame_id, reason=reason, why=outcome.detail
+            )
         if answer.kind != outcome.kind:
             self._forget(outcome.delivery.lease)  # its tracks were not saved
 

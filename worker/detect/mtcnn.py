@@ -25,8 +25,8 @@ from worker.detect.boxes import CELL, cell_boxes, shift, sides, square, windows
 from worker.detect.nms import nms_by_group
 from worker.detect.resample import AreaSampler, Sampler
 from worker.errors import ModelError, SettingsError
-from worker.inference import Network, Provider, open_network
-from worker.records import Detections, Floats, Image, ModelInfo
+from worker.inference import Network, open_network
+from worker.records import Detections, Floats, Image, ModelInfo, Provider
 
 Ints = npt.NDArray[np.int64]
 

@@ -17,8 +17,7 @@ import structlog
 from worker.emotion.align import crop_faces
 from worker.emotion.classifier import Classifier, load_classifier
 from worker.errors import MienError, ModelError
-from worker.inference import Provider
-from worker.records import Floats
+from worker.records import Floats, Provider
 from worker.sample.portrait import portrait_with_face
 
 log = structlog.get_logger()

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from worker.config import WorkerSettings
 from worker.errors import ServerError
-from worker.inference import Provider
 from worker.operate.doctor import Finding, Status, examine_server
+from worker.records import Provider
 from worker.terminal import plain_console
 from worker.wire.server import Server
 
