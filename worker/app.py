@@ -23,7 +23,7 @@ from worker.logs import Format, Level
 from worker.operate.dead_command import app as dead_app
 from worker.operate.doctor_command import doctor
 from worker.operate.feeds_command import app as feeds_app
-from worker.records import Policy, Provider
+from worker.records import Policy, PreviewMode, Provider
 from worker.subscribe.events import Gap, Rewind, events
 from worker.subscribe.watch import Board, line_of
 from worker.terminal import plain_console, say, screen
@@ -151,6 +151,9 @@ def worker_command(
     threads: Annotated[int | None, typer.Option(help="Threads of the networks.")] = None,
     min_face: Annotated[int | None, typer.Option(help="Smallest face, in pixels.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames analysed together.")] = None,
+    preview: Annotated[
+        PreviewMode | None, typer.Option(help="Small pictures for the page, kept for seconds.")
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve /metrics, /healthz and /readyz here.")
     ] = None,
@@ -171,8 +174,8 @@ def worker_command(
 
     settings = WorkerSettings.load(
         redis=redis, feeds=tuple(feed) if feed else None, model=model, provider=provider,
-        threads=threads, min_face=min_face, batch_size=batch_size, metrics_port=metrics_port,
-        metrics_host=metrics_host,
+        threads=threads, min_face=min_face, batch_size=batch_size, preview=preview,
+        metrics_port=metrics_port, metrics_host=metrics_host,
     )  # fmt: skip
     for name in settings.feeds or ():
         check_feed_name(name)
@@ -276,17 +279,31 @@ def demo_command(
     annotate: Annotated[
         Path | None, typer.Option(help="Write the video with boxes and labels here.")
     ] = None,
+    preview: Annotated[
+        PreviewMode | None,
+        typer.Option(help="Pictures on the page; of the sample clip clear, else off."),
+    ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Again and again, with the page, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Run the whole main job once: server, worker, push, live events, summary.
+    """Run the whole main job once: server, worker, page, push, live events, summary.
 
     Example: mien demo --video holiday.mp4 --annotate out.mp4
+
+    mien demo --stay
     """
     from worker.demo import demo
 
     if video is not None and camera is not None:
         raise SettingsError("give --video or --camera, not both")
     source = video if video is not None else None if camera is None else str(camera)
-    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals(unwind=True))
+    if stay and annotate:
+        raise SettingsError("--annotate wants an end, and with --stay there is none")
+    demo(
+        source, redis=redis, model=model, annotate=annotate, preview=preview, stay=stay,
+        stop=_stop_on_signals(unwind=True),
+    )  # fmt: skip
 
 
 def _moment(since: str) -> str | datetime:
