@@ -110,6 +110,8 @@ class Analyst:
         self._classifier = classifier
         self._settings = settings
         self._metrics = metrics
+        self._next = classifier
+        metrics.model("classifier", classifier.info)
         self._finder = Finder(detector, settings.detect_every, alive)
 
     def analyse(
@@ -124,6 +126,9 @@ class Analyst:
             busy: the share of its time that the worker works, 0 to 1.
         """
         timed = self._metrics.timed
+        if self._classifier is not self._next:
+            self._classifier = self._next
+            self._metrics.model("classifier", self._classifier.info)
         memories = {id(shot.memory): shot.memory for shot in shots}
         before = {feed: memory.sight for feed, memory in memories.items()}
         views = [
@@ -165,6 +170,10 @@ class Analyst:
         for shot, (_, memory) in zip(shots, results, strict=True):
             shot.memory.become(memory)
         return [(event, memory.state()) for event, memory in results]
+
+    def use(self, classifier: Classifier) -> None:
+        """From the next batch on, classify with this one. May be called from any thread."""
+        self._next = classifier
 
     def try_models(self, shape: tuple[int, ...] = ()) -> None:
         """Run the models on a portrait in a picture of at least ``shape`` (height, width).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -16,21 +15,25 @@ import typer
 from prometheus_client import REGISTRY
 from rich.live import Live
 
+from worker import logs
 from worker.bench.command import bench
 from worker.capture.command import run_push
-from worker.config import DEFAULT_REDIS, WorkerSettings
+from worker.config import DEFAULT_REDIS, WorkerSettings, secrets_from_files
 from worker.errors import MienError, SettingsError
-from worker.inference import Provider
+from worker.logs import Format, Level
 from worker.operate.dead_command import app as dead_app
+from worker.operate.doctor_command import doctor
 from worker.operate.feeds_command import app as feeds_app
-from worker.records import Policy
+from worker.records import Policy, PreviewMode, Provider
 from worker.subscribe.events import Gap, Rewind, events
 from worker.subscribe.watch import Board, line_of
 from worker.terminal import plain_console, say, screen
+from worker.web.command import app as web_app
 from worker.wire.codec import event_to_json
 from worker.wire.keys import check_feed_name
 from worker.wire.registry import MAX_DEPTH, registered
 from worker.wire.server import Server
+from worker.wire.workers import process_name
 
 app = typer.Typer(
     help="Video feeds in, faces found, perceived expressions out as events.",
@@ -41,9 +44,18 @@ app = typer.Typer(
 )
 app.add_typer(feeds_app, name="feeds")
 app.add_typer(dead_app, name="dead")
+app.add_typer(web_app, name="web")
 app.command("bench")(bench)
+app.command("doctor")(doctor)
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
+LogLevel = Annotated[
+    Level, typer.Option(envvar="MIEN_LOG_LEVEL", help="Log this and what is more important.")
+]
+LogFormat = Annotated[
+    Format,
+    typer.Option(envvar="MIEN_LOG_FORMAT", help="auto: pretty on a terminal, else logfmt."),
+]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
 
 
@@ -66,19 +78,6 @@ def _stop_on_signals(*, unwind: bool = False) -> threading.Event:
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     return stop
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 @app.command("push")
@@ -122,6 +121,8 @@ def push_command(
         int | None,
         typer.Option(help="Keep frames until so many replicas have them, for a failover (0)."),
     ] = None,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "auto",
 ) -> None:
     """Push a video source to a feed, or many to theirs. Cameras and URLs are opened again when
     they break off.
@@ -136,9 +137,11 @@ def push_command(
         "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
+    logs.configure(log_level, log_format)
     run_push(
-        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen, say=say
-    )
+        source, feed, config, given, redis=redis, stop=_stop_on_signals(), screen=screen,
+        say=logs.tell,
+    )  # fmt: skip
 
 
 @app.command("worker")
@@ -150,10 +153,24 @@ def worker_command(
     threads: Annotated[int | None, typer.Option(help="Threads of the networks.")] = None,
     min_face: Annotated[int | None, typer.Option(help="Smallest face, in pixels.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames analysed together.")] = None,
+    detect_every: Annotated[
+        int | None, typer.Option(help="Look for new faces in every so many frames; 1: in all.")
+    ] = None,
+    smooth: Annotated[
+        float | None, typer.Option(help="Seconds over which a face's labels are averaged; 0: not.")
+    ] = None,
+    classify_every: Annotated[
+        int | None, typer.Option(help="Classify each face in every so many frames.")
+    ] = None,
+    preview: Annotated[
+        PreviewMode | None, typer.Option(help="Small pictures for the page, kept for seconds.")
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve /metrics, /healthz and /readyz here.")
     ] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address for --metrics-port.")] = None,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "auto",
 ) -> None:
     """Analyse the frames of all feeds and publish events, until stopped.
 
@@ -164,19 +181,21 @@ def worker_command(
     from worker.analysis import Analyst
     from worker.detect.mtcnn import load_detector
     from worker.emotion.classifier import load_classifier
+    from worker.emotion.reload import ModelFile
     from worker.metrics import Metrics
 
     settings = WorkerSettings.load(
         redis=redis, feeds=tuple(feed) if feed else None, model=model, provider=provider,
-        threads=threads, min_face=min_face, batch_size=batch_size, metrics_port=metrics_port,
-        metrics_host=metrics_host,
+        threads=threads, min_face=min_face, batch_size=batch_size, preview=preview,
+        detect_every=detect_every, smooth_s=smooth, classify_every=classify_every,
+        metrics_port=metrics_port, metrics_host=metrics_host,
     )  # fmt: skip
     for name in settings.feeds or ():
         check_feed_name(name)
-    _log_to_stderr()
     stop = _stop_on_signals()
     log = structlog.get_logger()
     metrics, state = Metrics(REGISTRY), health.Health()
+    logs.configure(log_level, log_format, count=metrics.logged, worker=process_name())
     if settings.metrics_port is not None:
         http = health.serve(settings.metrics_host, settings.metrics_port, REGISTRY, state)
         log.info("metrics served", host=settings.metrics_host, port=http.server_port)
@@ -191,14 +210,21 @@ def worker_command(
         settings.model, provider=settings.provider, threads=settings.threads
     )
     metrics.model("detector", detector.info)
-    metrics.model("classifier", classifier.info)
     server = Server(settings.redis)
+    metrics.introduce(process_name(), server.name)
     server.now_us()  # a wrong address is said at once; an outage later on is waited for
+    server.load_scripts()
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
     analyst = Analyst(detector, classifier, settings, metrics, alive=state.turn)
     analyst.try_models()
+    if settings.model is not None:
+        model_file = ModelFile(
+            settings.model, classifier, analyst.use,
+            provider=settings.provider, threads=settings.threads,
+        )  # fmt: skip
+        signal.signal(signal.SIGHUP, lambda *_: model_file.look())
     loop = pipeline.Pipeline(server, analyst, settings, metrics, state)
     state.watch()
     loop.run(stop)
@@ -271,17 +297,31 @@ def demo_command(
     annotate: Annotated[
         Path | None, typer.Option(help="Write the video with boxes and labels here.")
     ] = None,
+    preview: Annotated[
+        PreviewMode | None,
+        typer.Option(help="Pictures on the page; of the sample clip clear, else off."),
+    ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Again and again, with the page, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Run the whole main job once: server, worker, push, live events, summary.
+    """Run the whole main job once: server, worker, page, push, live events, summary.
 
     Example: mien demo --video holiday.mp4 --annotate out.mp4
+
+    mien demo --stay
     """
     from worker.demo import demo
 
     if video is not None and camera is not None:
         raise SettingsError("give --video or --camera, not both")
     source = video if video is not None else None if camera is None else str(camera)
-    demo(source, redis=redis, model=model, annotate=annotate, stop=_stop_on_signals(unwind=True))
+    if stay and annotate:
+        raise SettingsError("--annotate wants an end, and with --stay there is none")
+    demo(
+        source, redis=redis, model=model, annotate=annotate, preview=preview, stay=stay,
+        stop=_stop_on_signals(unwind=True),
+    )  # fmt: skip
 
 
 def _moment(since: str) -> str | datetime:
@@ -300,9 +340,10 @@ for _entry in entry_points(group="mien.commands"):
 def main() -> None:
     """The ``mien`` command: a user's mistake gives one sentence and a non-zero exit status."""
     try:
+        secrets_from_files()
         app()
     except MienError as error:
-        say(str(error))
+        logs.tell(str(error), level="error")
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

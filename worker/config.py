@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
-from worker.inference import Provider
+from worker.records import PreviewMode, Provider
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379"
 MAX_PIXELS = 7680 * 4320
@@ -24,6 +24,27 @@ _FromCommas = BeforeValidator(
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def secrets_from_files() -> None:
+    """Take MIEN_REDIS from the file that MIEN_REDIS_FILE names, if that is set.
+
+    Containers get passwords as files: an environment is shown to whoever may inspect them.
+
+    Raises:
+        SettingsError: the file cannot be read or is empty.
+    """
+    name = os.environ.get("MIEN_REDIS_FILE")
+    if not name:
+        return
+    try:
+        url = Path(name).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"cannot read MIEN_REDIS_FILE = {name}: {why}") from None
+    if not url:
+        raise SettingsError(f"MIEN_REDIS_FILE = {name} is empty: it holds the server's URL")
+    os.environ["MIEN_REDIS"] = url
 
 
 class WorkerSettings(BaseSettings):
@@ -66,6 +87,9 @@ class WorkerSettings(BaseSettings):
     """A frame that was in hand alone when so many workers ended becomes a dead letter."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     """A larger picture becomes a dead letter before it is decoded."""
+    preview: PreviewMode = "off"
+    """Small pictures for the web page, kept on the server for seconds: none, with everything so
+    blurred that nobody can be recognised, or as they are."""
     # For feeds that do not set it themselves (mien feeds set).
     events_kept: int = Field(default=10_000, ge=1)
     """About how many events the server keeps for each feed."""

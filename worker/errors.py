@@ -8,6 +8,7 @@ MienError
 ├── ServerError          the Redis or Valkey server refused what we asked
 │   ├── ServerUnavailable    it cannot be reached, or the connection broke: try again
 │   ├── ServerFull           it has no memory left for a write: try again later
+│   ├── NotPermitted         our user may not do this: the operator's rules say so
 │   └── SessionSuperseded    another writer pushes to the feed now
 ├── EntryError           an entry of a frame stream cannot become a picture: a dead letter
 ├── ModelError           a model file is missing, corrupt or lacks its metadata
@@ -49,6 +50,10 @@ class ServerUnavailable(ServerError):
 
 class ServerFull(ServerError):
     """The server has reached its memory limit."""
+
+
+class NotPermitted(ServerError):
+    """The server's rules for our user (ACL) do not permit this."""
 
 
 class SessionSuperseded(ServerError):

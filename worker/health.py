@@ -12,7 +12,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
 from worker.errors import SettingsError
 
@@ -47,10 +47,14 @@ class Health:
     def not_ready(self, why: str) -> None:
         self._why_not_ready = why
 
+    def slowest(self) -> tuple[str, float]:
+        """The stage that has not come round for the longest time, and seconds since it did."""
+        stage, last = min(self._turns.copy().items(), key=lambda item: item[1])
+        return stage, time.monotonic() - last
+
     def alive(self) -> tuple[bool, str]:
         """Whether every stage still comes round, and a word on the one that did so first."""
-        stage, last = min(self._turns.copy().items(), key=lambda item: item[1])
-        age_s = time.monotonic() - last
+        stage, age_s = self.slowest()
         return age_s < ALIVE_S, f"last turn of the {stage} {age_s:.1f} s ago"
 
     def stops_with(self, stop: threading.Event, grace_s: float) -> None:
@@ -121,5 +125,11 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
         raise SettingsError(
             f"cannot serve metrics on {host}:{port}: {error.strerror or error}"
         ) from None
+    Gauge(
+        "mien_loop_age_seconds",
+        f"Time since the slowest stage of the worker's loop came round; at {ALIVE_S:g} the worker "
+        "ends itself.",
+        registry=registry,
+    ).set_function(lambda: health.slowest()[1])
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

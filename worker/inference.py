@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnxruntime as ort
 
 from worker.errors import ModelError, SettingsError
-
-Provider = Literal["auto", "cpu", "cuda"]
+from worker.records import Provider
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

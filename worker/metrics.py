@@ -1,19 +1,36 @@
-"""What a worker tells Prometheus. One prefix, base units, few labels: feeds in hand, constants."""
+"""What a worker tells Prometheus. One prefix, base units, few labels: feeds in hand, constants.
+
+What all feeds have in common, with or without a worker, :mod:`worker.operate.exporter` tells.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from worker.errors import ServerError
 from worker.records import ModelInfo
 
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_STAGE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_AGE_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
+"""Fewer: each of them is a series for each feed."""
+
+UNCERTAIN = "uncertain"
+"""What stands for the expression of a face on which the model abstains."""
+
+# A second series for each counter, which Prometheus does not use.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -28,13 +45,16 @@ class Metrics:
             registry=registry,
         )
         self.faces = Counter(
-            "mien_faces", "Faces in the events published.", ["feed"], registry=registry
+            "mien_faces",
+            "Faces in the events published, by the expression perceived.",
+            ["feed", "expression"],
+            registry=registry,
         )
         self.stage = Histogram(
             "mien_stage_seconds",
             "Time a batch spends in each step of the pipeline.",
             ["stage"],
-            buckets=_SECONDS,
+            buckets=_STAGE_S,
             registry=registry,
         )
         self.batch_frames = Histogram(
@@ -52,7 +72,8 @@ class Metrics:
         self.ingest_to_event = Histogram(
             "mien_ingest_to_event_seconds",
             "From the server's acceptance of a frame to that of its event, by the server's clock.",
-            buckets=_SECONDS,
+            ["feed"],
+            buckets=_AGE_S,
             registry=registry,
         )
         self._held: set[str] = set()
@@ -64,6 +85,17 @@ class Metrics:
             "Times the server could not be reached or did not answer.",
             registry=registry,
         )
+        self._info = Gauge(
+            "mien_worker_info",
+            "1, with the worker's name in mien feeds and in the logs, and its server.",
+            ["worker", "server"],
+            registry=registry,
+        )
+        self._logged = Counter(
+            "mien_log_messages", "Lines logged, by level.", ["level"], registry=registry
+        )
+        for level in ("warning", "error"):
+            self._logged.labels(level)  # an increase from nothing would not be seen
         self._model = Gauge(
             "mien_model_info",
             "1 for each model in use.",
@@ -74,12 +106,42 @@ class Metrics:
     def hold(self, feeds: set[str]) -> None:
         """These feeds are ours now; the series of those that were end, so that labels stay few."""
         for feed in self._held - feeds:
-            self.frames.remove_by_labels({"feed": feed})
-            self.faces.remove_by_labels({"feed": feed})
+            for metric in (self.frames, self.faces, self.ingest_to_event):
+                metric.remove_by_labels({"feed": feed})
         self._held = feeds
         self._feeds.set(len(feeds))
 
+    def settled(
+        self,
+        feed: str,
+        outcome: str,
+        *,
+        expressions: Iterable[str] = (),
+        age_s: float | None = None,
+    ) -> None:
+        """One frame has reached its outcome.
+
+        Args:
+            expressions: of a published frame the top label of each face, or UNCERTAIN.
+            age_s: of a published frame how long after the server took the frame it took the event.
+        """
+        self.frames.labels(feed, outcome).inc()
+        for expression in expressions:
+            self.faces.labels(feed, expression).inc()
+        if age_s is not None:
+            self.ingest_to_event.labels(feed).observe(age_s)
+
+    def introduce(self, worker: str, server: str) -> None:
+        """Who we are: host and process, and where our feeds are."""
+        self._info.labels(worker, server).set(1)
+
+    def logged(self, level: str) -> None:
+        """A line was logged: what goes wrong is said there, so it is counted there."""
+        self._logged.labels(level).inc()
+
     def model(self, role: str, info: ModelInfo) -> None:
+        """``info`` is in use as ``role`` now, instead of what was before."""
+        self._model.remove_by_labels({"role": role})
         self._model.labels(role, info.name, info.version, info.digest).set(1)
 
     def follow(self, busy: Callable[[], float], backlog: Callable[[], tuple[int, float]]) -> None:

@@ -11,6 +11,8 @@ from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
 from worker.errors import EntryError, ServerError, ServerUnavailable
+from worker.metrics import UNCERTAIN
+from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
 from worker.wire.codec import encode_event, frame_header
 from worker.wire.server import Server
@@ -24,11 +26,14 @@ class Outcomes:
     What the server holds is the truth: after any doubt a feed's memory is restored from there.
     """
 
-    def __init__(self, server: Server, analyst: Analyst, busy: Callable[[], float]) -> None:
+    def __init__(
+        self, server: Server, analyst: Analyst, busy: Callable[[], float], previews: Previews
+    ) -> None:
         """``busy``: the share of its time that the worker works, 0 to 1."""
         self._server = server
         self._analyst = analyst
         self._busy = busy
+        self._previews = previews
         # By lease token: how many doubts there had been about the feed when the memory was
         # restored, and the memory.
         self._memories: dict[str, tuple[int, Memory]] = {}
@@ -65,12 +70,18 @@ class Outcomes:
             (one,) = fit
             self._analyst.try_models(one.image.shape[:2])
             delivery = one.delivery
-            log.exception("a frame cannot be analysed", feed=delivery.feed, id=delivery.frame_id)
+            log.exception(
+                "a frame cannot be analysed", feed=delivery.feed, frame_id=delivery.frame_id
+            )
             return [_dead(delivery, EntryError("analysis-failed", repr(error)))]
-        return [
-            Outcome(one.delivery, "published", encode_event(event), state, faces=len(event.faces))
-            for one, (event, state) in zip(fit, results, strict=True)
-        ]
+        outcomes = []
+        for one, (event, state) in zip(fit, results, strict=True):
+            delivery, faces = one.delivery, event.faces
+            shown = tuple(UNCERTAIN if face.uncertain else face.label for face in faces)
+            body = encode_event(event)
+            outcomes.append(Outcome(delivery, "published", body, state, expressions=shown))
+            self._previews.offer(delivery.lease, delivery.frame_id, one.image, faces)
+        return outcomes
 
     def _shot(self, one: Opened) -> Shot:
         delivery = one.delivery

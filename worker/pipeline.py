@@ -23,6 +23,7 @@ from worker.errors import ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.outcomes import Outcomes
+from worker.publish.previews import Previews
 from worker.publish.settle import Outcome, Settled, settle, trim
 from worker.wire.server import Backoff, Server
 
@@ -62,6 +63,7 @@ class Pipeline:
             meter=self._meter,
         )
         metrics.follow(self._meter.busy, lambda: astuple(backlog(server, self._leases.held())))
+        self._previews = Previews(server, settings.preview)
         # What computes takes one of these: pictures are decoded where the analysis leaves room.
         self._cores = threading.Semaphore(settings.threads)
         self._backoff = Backoff()
@@ -91,6 +93,7 @@ class Pipeline:
                     self._troubled(str(error))
                     self._backoff.wait(stop)
         finally:
+            self._previews.close()
             self._leases.close()
 
     def _work(self, stop: threading.Event) -> None:
@@ -140,7 +143,7 @@ class Pipeline:
             reader.close()
 
     def _analyse(self, hands: Hands) -> None:
-        outcomes = Outcomes(self._server, self._analyst, self._meter.busy)
+        outcomes = Outcomes(self._server, self._analyst, self._meter.busy, self._previews)
         ended = time.monotonic()
         while (batch := hands.batch(_TURN_S)) is not None:
             self._health.turn()
@@ -194,15 +197,15 @@ class Pipeline:
         if answer.status != "settled":
             hands.doubt(lease, answer.error or f"settling: {answer.status}")
             return
-        metrics.frames.labels(lease.feed, answer.kind).inc()
         if answer.kind == "published":
-            metrics.faces.labels(lease.feed).inc(outcome.faces)
-            ingested_ms = int(frame_id.partition("-")[0])
-            metrics.ingest_to_event.observe((answer.published_ms - ingested_ms) / 1000)
-        elif answer.kind == "dead":
+            age_s = (answer.published_ms - int(frame_id.partition("-")[0])) / 1000
+            metrics.settled(lease.feed, answer.kind, expressions=outcome.expressions, age_s=age_s)
+        else:
+            metrics.settled(lease.feed, answer.kind)
+        if answer.kind == "dead":
             reason = outcome.reason or "event-refused"
             log.warning(
-                "dead letter", feed=lease.feed, id=frame_id, reason=reason, why=outcome.detail
+                "dead letter", feed=lease.feed, frame_id=frame_id, reason=reason, why=outcome.detail
             )
         if answer.kind != outcome.kind:
             hands.doubt(lease)  # its tracks were not saved

@@ -25,6 +25,11 @@ class Encoding(StrEnum):
 
 Policy = Literal["live", "lossless"]
 
+PreviewMode = Literal["off", "blurred", "clear"]
+
+Provider = Literal["auto", "cpu", "cuda"]
+"""Where the networks run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:

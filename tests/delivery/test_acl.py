@@ -82,7 +82,7 @@ def test_what_the_user_may_not_do_is_named(guarded: Machine, feed: str) -> None:
     said = refusal(Server(url(guarded, "reader:s3cret")), "HSET", "mien:feeds", feed, "{}")
     assert "does not permit this" in said
     assert "hset" in said.lower()
-    with pytest.raises(MienError, match="does not permit this"):
+    with pytest.raises(MienError, match="our user may not do that"):
         push_frames(Server(url(guarded, "reader:s3cret")), feed, 1)
 
 

@@ -84,10 +84,10 @@ def test_what_is_applied_is_what_is_there() -> None:
     kustomization = manifest("kustomization")
     there = {path.name for path in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(kustomization["resources"]) == there
-    (image,) = kustomization["images"]
-    assert container()["image"] == image["name"] == "mien-worker"
+    assert container()["image"] == "mien-worker"
+    assert {image["name"] for image in kustomization["images"]} == {"mien-worker", "mien-web"}
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert image["newTag"] == version
+    assert {image["newTag"] for image in kustomization["images"]} == {version}
 
 
 def test_the_autoscaler_goes_by_metrics_that_workers_have() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from itertools import islice
 from pathlib import Path
 
 import av
+import httpx
 import pytest
 
 from tests.doubles import running_worker
@@ -29,6 +31,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
             packet.stream = stream
             copy.mux(packet)
     return path
+
+
+def page_of(demo: subprocess.Popen[str]) -> str:
+    """Where the page is, as its first line says."""
+    assert demo.stdout is not None
+    line = demo.stdout.readline()
+    assert line.startswith("page: http://127.0.0.1:"), line
+    return line.split()[1]
 
 
 def test_it_ends_by_itself_with_its_summary_and_video(tmp_path: Path) -> None:
@@ -79,6 +89,7 @@ def test_beside_another_worker_it_says_so(
 
 def test_ctrl_c_ends_it_in_order() -> None:
     with running("demo") as demo:
+        page_of(demo)
         assert demo.stdout is not None
         assert "demo 0:00" in demo.stdout.readline()
         os.killpg(demo.pid, signal.SIGINT)
@@ -89,8 +100,26 @@ def test_ctrl_c_ends_it_in_order() -> None:
     assert summary["published"] == summary["frames offered"]
 
 
+def test_it_stays_with_its_page_until_it_is_told(
+    server: Server, server_url: str, clip: str
+) -> None:
+    with running("demo", "--redis", server_url, "--video", clip, "--stay") as demo:
+        page = page_of(demo)
+        wait_until(lambda: read_books(server, "demo").offered > 30, timeout_s=60)
+        assert "mien" in httpx.get(page).text
+        feeds = httpx.get(httpx.URL(page).join("/api/feeds")).json()["feeds"]
+        assert feeds["demo"]["offered"] > 30, "more than the clip has"
+        os.killpg(demo.pid, signal.SIGINT)
+        done = ended(demo)
+    assert done.returncode == 0, done.stderr
+    assert summary_of(done.stdout)["dropped"] == "0"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(page)
+
+
 def test_ctrl_c_twice_ends_it_at_once() -> None:
     with running("demo") as demo:
+        page_of(demo)
         assert demo.stdout is not None
         demo.stdout.readline()
         os.killpg(demo.pid, signal.SIGINT)
@@ -112,6 +141,7 @@ def test_ctrl_c_before_the_worker_is_there(server: Server, server_url: str) -> N
 
 def test_an_error_of_its_subscriber_ends_it(server: Server, server_url: str) -> None:
     with running("demo", "--redis", server_url) as demo:
+        page_of(demo)
         assert demo.stdout is not None
         demo.stdout.readline()
         server.command("DEL", FeedKeys.of("demo").events)

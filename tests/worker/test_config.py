@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from worker.config import WorkerSettings, cores
+from worker.config import WorkerSettings, cores, secrets_from_files
 from worker.errors import SettingsError
 
 
@@ -40,3 +42,26 @@ def test_the_environment_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MIEN_LEASE_TTL_S", "soon")
     with pytest.raises(SettingsError, match="lease_ttl_s"):
         WorkerSettings.load()
+
+
+def test_the_servers_url_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = tmp_path / "url"
+    url.write_text("rediss://worker:s3cret@db:6379\n")
+    monkeypatch.setenv("MIEN_REDIS", "redis://elsewhere")
+    monkeypatch.setenv("MIEN_REDIS_FILE", str(url))
+    secrets_from_files()
+    assert WorkerSettings.load().redis == "rediss://worker:s3cret@db:6379"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "No such file"), (b"\n", "is empty"), (b"\xff", "not text")]
+)
+def test_a_file_that_holds_no_url(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    url = tmp_path / "url"
+    if content is not None:
+        url.write_bytes(content)
+    monkeypatch.setenv("MIEN_REDIS_FILE", str(url))
+    with pytest.raises(SettingsError, match=why):
+        secrets_from_files()

@@ -65,8 +65,7 @@ def test_alive_only_while_the_loop_turns(
 
 def test_metrics_keep_the_rules(url: str, metrics: Metrics) -> None:
     metrics.model("classifier", ModelInfo("m", "1", "aa"))
-    metrics.frames.labels("cam", "published").inc(3)
-    metrics.faces.labels("cam").inc()
+    metrics.settled("cam", "published", expressions=("calm", "calm"), age_s=0.1)
     with metrics.timed("detect"):
         pass
     families = list(text_string_to_metric_families(get(url + "/metrics")[1]))

@@ -19,6 +19,7 @@ from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
 from worker.errors import EntryError, ModelError
 from worker.outcomes import Outcomes
+from worker.publish.previews import Previews
 from worker.records import Encoding, Frame, FrameEvent, ModelInfo
 from worker.wire.codec import time_of_id
 from worker.wire.keys import FeedKeys
@@ -59,7 +60,7 @@ def models() -> Models:
 
 @pytest.fixture
 def outcomes(server: Server, models: Models) -> Outcomes:
-    return Outcomes(server, cast(Analyst, models), lambda: 0.25)
+    return Outcomes(server, cast(Analyst, models), lambda: 0.25, Previews(server, "off"))
 
 
 def event_of(shot: Shot) -> FrameEvent:

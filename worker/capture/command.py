@@ -5,19 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from structlog.contextvars import bound_contextvars
 
+from worker import logs
 from worker.capture.base import Source
-from worker.capture.many import FeedPush, push_many
+from worker.capture.many import FeedPush, State, push_many
 from worker.capture.options import PushOptions, read_feeds
 from worker.capture.push import PushReport, push_feed
 from worker.errors import MienError, SettingsError
+
+log = structlog.get_logger()
 
 _LINES_EVERY_S = 60.0
 """How often each feed's figures become a line of the log, where there is no table."""
@@ -76,7 +82,10 @@ def _push_one(
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+        with (
+            bound_contextvars(feed=options.name),
+            Progress(*columns, console=screen, disable=not _draws(screen)) as bar,
+        ):
             task = bar.add_task(options.name, total=None)
 
             def show(report: PushReport, opened: Source) -> None:
@@ -88,7 +97,7 @@ def _push_one(
             push_feed(options, redis=redis, stop=stop, progress=show, say=say)
     finally:
         if last.read or stop.is_set():
-            screen.print(_summary(options.name, last), soft_wrap=True)
+            _sum_up(screen, options.name, last, "stopped" if stop.is_set() else "ended")
     return live or options.loop or not stop.is_set()
 
 
@@ -104,22 +113,40 @@ def _push_many(
 
         def show(pushes: Sequence[FeedPush]) -> None:
             nonlocal next_lines
-            if screen.is_terminal:
+            if _draws(screen):
                 live.update(_table(pushes), refresh=True)
             elif time.monotonic() > next_lines:
                 next_lines += _LINES_EVERY_S
                 for push in pushes:
-                    words = f"{push.state}, {push.rate():.1f} pictures/s"
-                    screen.print(f"{_summary(push.options.name, push.report)}, {words}")
+                    _sum_up(screen, push.options.name, push.report, push.state, push.rate())
 
         pushes = push_many(feeds, redis=redis, stop=stop, say=say, show=show)
     for push in pushes:
-        words = f", {push.state}" if push.state == "failed" else ""
-        screen.print(_summary(push.options.name, push.report) + words, soft_wrap=True)
+        _sum_up(screen, push.options.name, push.report, push.state)
     failed = [push.options.name for push in pushes if push.state == "failed"]
     if failed:
         raise MienError(f"{len(failed)} of {len(pushes)} feeds failed: {', '.join(failed)}")
     return not any(push.state == "stopped" and push.unfinished for push in pushes)
+
+
+def _draws(screen: Console) -> bool:
+    """Whether progress may be drawn there."""
+    return screen.is_terminal and not logs.for_machines()
+
+
+def _sum_up(
+    screen: Console, name: str, report: PushReport, state: State, rate: float | None = None
+) -> None:
+    """One line on a feed: words for a person, fields for a machine."""
+    if logs.for_machines():
+        log.info("pushed", feed=name, state=state, rate=rate, **asdict(report))
+        return
+    words = [_summary(name, report)]
+    if rate is not None:
+        words += [state, f"{rate:.1f} pictures/s"]
+    elif state == "failed":
+        words.append(state)
+    screen.print(", ".join(words), soft_wrap=True)
 
 
 def _summary(name: str, report: PushReport) -> str:

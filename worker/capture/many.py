@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from structlog.contextvars import bind_contextvars
+
 from worker.capture.base import Source
 from worker.capture.options import PushOptions
 from worker.capture.push import PushReport, push_feed
@@ -55,6 +57,7 @@ class FeedPush:
         return (len(times) - 1) / max(time.monotonic() - times[0], 0.001)
 
     def _run(self) -> None:
+        bind_contextvars(feed=self.options.name)
         try:
             push_feed(
                 self.options, redis=self._redis, stop=self._stop, progress=self._progress,

@@ -27,8 +27,8 @@ from worker.detect.nms import nms_by_group
 from worker.detect.propose import Candidates, Map, Pyramid, propose
 from worker.detect.resample import AreaSampler, Sampler, TableMemory
 from worker.errors import ModelError, SettingsError
-from worker.inference import Network, Provider, open_network
-from worker.records import Detections, Floats, Image, ModelInfo
+from worker.inference import Network, open_network
+from worker.records import Detections, Floats, Image, ModelInfo, Provider
 
 Ints = npt.NDArray[np.int64]
 

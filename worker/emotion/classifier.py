@@ -14,8 +14,8 @@ import onnxruntime as ort
 
 from worker.emotion.align import CHANNELS, Colour
 from worker.errors import ModelError
-from worker.inference import Network, Provider, open_network
-from worker.records import Floats, ModelInfo
+from worker.inference import Network, open_network
+from worker.records import Floats, ModelInfo, Provider
 
 SHIPPED = Path(__file__).with_name("emotion.onnx")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -20,7 +21,7 @@ from worker.operate.feeds import RATE_OVER_S, Look, Looks, Status, as_json
 from worker.operate.remove import remove
 from worker.records import Policy
 from worker.terminal import plain_console, say
-from worker.wire.registry import MAX_DEPTH, FeedSettings, change
+from worker.wire.registry import MAX_DEPTH, FeedSettings, change, register
 from worker.wire.server import Server
 
 app = typer.Typer(rich_markup_mode=None)
@@ -38,18 +39,30 @@ def show(
     redis: Redis = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until stopped.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a look.")] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Show nothing, but serve /metrics of all feeds here."),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for --metrics-port.")] = "127.0.0.1",
 ) -> None:
     """Show each feed's books: what was offered, and what became of it.
 
     The rates are frames a second, in (offered) and out (published), over one second; with
-    --watch over the last ten.
+    --watch over the last ten. With --metrics-port Prometheus gets the books, until stopped;
+    mien web serves them as well.
 
     Example: mien feeds --watch
+
+    mien feeds --metrics-port 9101
     """
     context.obj = redis
     if context.invoked_subcommand is not None:
-        if watch or json:
-            raise SettingsError("--watch and --json belong to mien feeds alone")
+        if watch or json or metrics_port is not None:
+            raise SettingsError("--watch, --json and --metrics-port belong to mien feeds alone")
+        return
+    if metrics_port is not None:
+        with suppress(KeyboardInterrupt):
+            _serve(Server(redis), metrics_host, metrics_port)
         return
     looks = Looks(Server(redis))
     looks.again()
@@ -90,11 +103,16 @@ def set_command(
         Literal["on", "off"] | None,
         typer.Option(help="Whether dead letters keep their frames' pixels, to be redriven."),
     ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Enter it, for writers that may not do so themselves.")
+    ] = False,
     redis: Redis = None,
 ) -> None:
     """Change settings of a feed that exists; what runs takes them up within about a second.
 
     Example: mien feeds set cam1 --depth 16 --staleness 3 --events-age 7d --dead-pixels on
+
+    mien feeds set cam-2 --new
     """
     given = {
         "policy": policy, "depth": depth, "staleness_s": seconds("--staleness", staleness),
@@ -103,11 +121,15 @@ def set_command(
         "dead_pixels": None if dead_pixels is None else dead_pixels == "on",
     }  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
-    if not changes:
+    if not changes and not new:
         raise SettingsError(
             f"say what to change of feed {feed}: --policy, --depth, --staleness ..."
         )
-    settings = change(Server(redis or context.obj), feed, **changes)
+    server = Server(redis or context.obj)
+    if new:
+        # Who may not enter a feed may not bring the script with which it pushes, either.
+        server.load_scripts()
+    settings = (register if new else change)(server, feed, **changes)
     plain_console().print(f"{feed}: {_words(settings)}", soft_wrap=True)
 
 
@@ -132,6 +154,29 @@ def rm_command(
     if gone.waiting or gone.in_hand:
         words += f"; lost: {gone.waiting} frames that waited and {gone.in_hand} in hand"
     plain_console().print(words, soft_wrap=True)
+
+
+def _serve(server: Server, host: str, port: int) -> None:
+    """Answer scrapes until stopped."""
+    from prometheus_client import REGISTRY, start_http_server
+
+    from worker.operate.exporter import FeedCollector
+
+    try:
+        server.now_us()
+    except ServerUnavailable as error:
+        say(f"{error}; each scrape asks again")  # an outage is what is to be told
+    REGISTRY.register(FeedCollector(server))
+    try:
+        http, thread = start_http_server(port, host)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot serve metrics on {host}:{port}: {error.strerror or error}"
+        ) from None
+    say(f"metrics of the feeds at {server.name} are served on {host}:{http.server_port}")
+    # As the first process of a container it would not be heard otherwise.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    thread.join()
 
 
 def _watch(looks: Looks, json: bool) -> None:

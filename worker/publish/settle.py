@@ -27,7 +27,8 @@ class Outcome:
     """published: the tracker's state after this frame."""
     reason: str = ""
     detail: str = ""
-    faces: int = 0
+    expressions: tuple[str, ...] = ()
+    """published: for each face what is counted as its expression."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.errors import ServerError
@@ -49,6 +49,22 @@ class Rewind:
     """Id of the last event that was read."""
     last: str
     """Id of the last event that the server had then; 0-0 if the feed began anew."""
+    ordinal: int | None = field(default=None, compare=False)
+    """Ordinal of that event, if it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a subscriber stands in one feed."""
+
+    frame_id: str
+    """Id of the last event seen, or the one to begin after; 0-0 before the first."""
+    ordinal: int | None
+    """Ordinal of that event; None if it is not known, then what is trimmed cannot be counted."""
+
+
+Found = FrameEvent | Gap | Rewind
+"""What a subscription reads, in its order: a gap comes before the event that follows it."""
 
 
 @dataclass(slots=True)
@@ -67,73 +83,91 @@ class Subscription:
     """The cursors of one subscriber."""
 
     def __init__(
-        self,
-        server: Server,
-        feed: str | None,
-        since: Since,
-        on_gap: Callable[[Gap], None],
-        on_rewind: Callable[[Rewind], None],
+        self, server: Server, feeds: Collection[str] | None, since: Since | Mapping[str, Position]
     ) -> None:
+        """
+        Args:
+            feeds: these, also if they are not registered; None for all that are.
+            since: where to begin, in all feeds or in each; those that it does not name: now.
+        """
         self._server = server
-        self._feed = feed
+        self._feeds = feeds
         self._since = since
-        self._on_gap = on_gap
-        self._on_rewind = on_rewind
+        self._found: list[Found] = []
         self._cursors: dict[str, _Cursor] = {}
         self._there_at_first: frozenset[str] | None = None
         self._looked_at = float("-inf")
 
-    def read(self, block_ms: int | None) -> list[FrameEvent] | None:
-        """The next events; None if nothing came within ``block_ms`` (None: is there now)."""
-        self._find_feeds()
-        if not self._cursors:
-            if block_ms:
-                time.sleep(block_ms / 1000)
-            return None
-        by_key = {FeedKeys.of(feed).events: feed for feed in self._cursors}
-        after = {key: self._cursors[feed].after for key, feed in by_key.items()}
-        streams = self._server.read_streams(after, count=_READ_AT_ONCE, block_ms=block_ms)
-        if not streams:
-            return None
-        found = []
-        for key, entries in streams:
-            feed = by_key[key]
-            for entry_id, fields in entries:
-                event = self._take(feed, text(entry_id), fields)
-                if event is not None:
-                    found.append(event)
-                if self._cursors[feed].doubt:
-                    break
-        return found
+    def follow(self, feeds: Collection[str]) -> None:
+        """Read these feeds from now on and no others; one that is new begins at ``since``."""
+        for feed in self._cursors.keys() - set(feeds):
+            del self._cursors[feed]
+        if set(feeds) - self._cursors.keys():
+            self._looked_at = float("-inf")
+        self._feeds = feeds
 
-    def _take(self, feed: str, entry_id: str, fields: dict[bytes, bytes]) -> FrameEvent | None:
+    def position(self, feed: str) -> Position | None:
+        """Where we stand in ``feed``; None before the first look at it."""
+        cursor = self._cursors.get(feed)
+        return Position(cursor.after, cursor.ordinal) if cursor else None
+
+    def read(self, block_ms: int | None) -> list[Found] | None:
+        """What comes next; None if nothing came within ``block_ms`` (None: is there now)."""
+        self._find_feeds()
+        if self._cursors:
+            by_key = {FeedKeys.of(feed).events: feed for feed in self._cursors}
+            after = {key: self._cursors[feed].after for key, feed in by_key.items()}
+            streams = self._server.read_streams(after, count=_READ_AT_ONCE, block_ms=block_ms)
+            for key, entries in streams or ():
+                feed = by_key[key]
+                for entry_id, fields in entries:
+                    self._take(feed, text(entry_id), fields)
+                    if self._cursors[feed].doubt:
+                        break
+            if streams and not self._found:
+                return []  # there may be more behind what was passed over
+        elif block_ms:
+            time.sleep(block_ms / 1000)
+        # Kept until now: an outage after a look must not lose what the look found.
+        found, self._found = self._found, []
+        return found or None
+
+    def _take(self, feed: str, entry_id: str, fields: dict[bytes, bytes]) -> None:
         cursor = self._cursors[feed]
         try:
             event = decode_event(fields[b"event"], int(fields[b"n"]))
         except (KeyError, ValueError) as error:
             log.warning("%s %s is not an event: %r", feed, entry_id, error)
             cursor.after = entry_id
-            return None
+            return
         if cursor.ordinal is not None and event.ordinal <= cursor.ordinal:
             # The server went back, and is past our cursor again: first see how far it went.
             cursor.doubt, self._looked_at = True, float("-inf")
-            return None
+            return
         if cursor.ordinal is not None and event.ordinal > cursor.ordinal + 1:
-            self._on_gap(Gap(feed, event.ordinal - cursor.ordinal - 1, entry_id))
+            self._found.append(Gap(feed, event.ordinal - cursor.ordinal - 1, entry_id))
         cursor.after, cursor.ordinal, cursor.seen = entry_id, event.ordinal, True
-        return event
+        self._found.append(event)
 
     def _rewind(self, feed: str, cursor: _Cursor, last: str, ordinal: int | None) -> None:
-        self._on_rewind(Rewind(feed, cursor.after, last))
+        self._found.append(Rewind(feed, cursor.after, last, ordinal))
         cursor.after, cursor.ordinal, cursor.doubt = last, ordinal, False
 
     def _find_feeds(self) -> None:
         if time.monotonic() - self._looked_at < _LOOK_S:
             return
-        names = {self._feed} if self._feed else {*registered(self._server)[0], *self._cursors}
+        names = self._feeds
+        if names is None:
+            names = {*registered(self._server)[0], *self._cursors}
         if self._there_at_first is None:
             self._there_at_first = frozenset(names)
-        for feed, last, ordinal in self._tails(sorted(names)):
+        for feed, tail in tails(self._server, sorted(names)).items():
+            if isinstance(tail, ServerError):
+                if self._feeds is not None and len(names) == 1:
+                    raise tail
+                log.debug("%s: %s", feed, tail, extra={"feed": feed})
+                continue
+            last, ordinal = tail.frame_id, tail.ordinal
             cursor = self._cursors.get(feed)
             if cursor is None:
                 cursor = self._cursors[feed] = self._begin(feed, last, ordinal)
@@ -145,22 +179,6 @@ class Subscription:
                 self._rewind(feed, cursor, last, ordinal)
         self._looked_at = time.monotonic()
 
-    def _tails(self, feeds: list[str]) -> Iterator[tuple[str, str, int]]:
-        """Where the events of each feed end; those of which the server cannot tell it are left out.
-
-        Raises:
-            ServerError: there is but one feed, and the server refuses to tell.
-        """
-        keys = [FeedKeys.of(feed) for feed in feeds]
-        replies = self._server.run_many("tail", [([key.events, key.stats], []) for key in keys])
-        for feed, reply in zip(feeds, replies, strict=True):
-            if not isinstance(reply, ServerError):
-                yield feed, text(reply[0]), reply[1]
-            elif self._feed:
-                raise reply
-            else:
-                log.debug("%s: %s", feed, reply)
-
     def _last_up_to(self, feed: str, entry_id: str) -> tuple[str, int]:
         """Id and ordinal of the last event not after ``entry_id``; 0-0 and 0 if there is none."""
         found = self._server.command(
@@ -168,15 +186,17 @@ class Subscription:
         )
         return (text(found[0][0]), int(found[0][1].get(b"n", 0))) if found else ("0-0", 0)
 
-    def _begin(self, feed: str, last: str, ordinal: int) -> _Cursor:
+    def _begin(self, feed: str, last: str, ordinal: int | None) -> _Cursor:
         """Where ``feed`` begins; a feed that turns up later begins at its first event."""
-        since = self._since
-        events = FeedKeys.of(feed).events
+        since: Since | Position
+        since = self._since.get(feed, "now") if isinstance(self._since, Mapping) else self._since
         if since == "now":
-            if feed in (self._there_at_first or ()):
+            if self._feeds is not None or feed in (self._there_at_first or ()):
                 return _Cursor(last, ordinal)
             return _Cursor("0-0", 0 if last == "0-0" else None)
-        if isinstance(since, FrameEvent):
+        if isinstance(since, Position) and since.ordinal is None:
+            since = since.frame_id
+        if isinstance(since, FrameEvent | Position):
             return _Cursor(since.frame_id, since.ordinal)
         if since == "start":
             return _Cursor("0-0", 0)
@@ -185,11 +205,25 @@ class Subscription:
             after = f"{before_ms}-{2**64 - 1}" if before_ms >= 0 else "0-0"
         else:
             after = since if "-" in since else f"{since}-0"
-        oldest = self._server.command("XRANGE", events, "-", "+", "COUNT", 1)
+        oldest = self._server.command("XRANGE", FeedKeys.of(feed).events, "-", "+", "COUNT", 1)
         if oldest and int(oldest[0][1].get(b"n", 1)) > 1 and _order(oldest[0][0]) > _order(after):
             # What we were to begin at is trimmed. How much of it came after `after` is unknown.
-            self._on_gap(Gap(feed, None, text(oldest[0][0])))
+            self._found.append(Gap(feed, None, text(oldest[0][0])))
         return _Cursor(after, None, seen=isinstance(since, str))
+
+
+def tails(server: Server, feeds: Sequence[str]) -> dict[str, Position | ServerError]:
+    """Where the events of each feed end, in one round trip; the error where the server cannot tell.
+
+    Raises:
+        ServerUnavailable: no answer.
+    """
+    keys = [FeedKeys.of(feed) for feed in feeds]
+    replies = server.run_many("tail", [([key.events, key.stats], []) for key in keys])
+    return {
+        feed: reply if isinstance(reply, ServerError) else Position(text(reply[0]), reply[1])
+        for feed, reply in zip(feeds, replies, strict=True)
+    }
 
 
 def _order(entry_id: str | bytes) -> tuple[int, int]:

@@ -54,12 +54,20 @@ def events(
     if isinstance(since, FrameEvent) and since.feed != feed:
         raise SettingsError("since is an event: name its feed as well")
     server = Server(redis)
-    subscription = Subscription(server, feed, since, on_gap or _log_gap, on_rewind or _log_rewind)
-    return _iterate(server, subscription, follow, stop or threading.Event())
+    subscription = Subscription(server, None if feed is None else [feed], since)
+    return _iterate(
+        server, subscription, follow, stop or threading.Event(),
+        on_gap or _log_gap, on_rewind or _log_rewind,
+    )  # fmt: skip
 
 
 def _iterate(
-    server: Server, subscription: Subscription, follow: bool, stop: threading.Event
+    server: Server,
+    subscription: Subscription,
+    follow: bool,
+    stop: threading.Event,
+    on_gap: Callable[[Gap], None],
+    on_rewind: Callable[[Rewind], None],
 ) -> Iterator[FrameEvent]:
     backoff = Backoff()
     connected = False
@@ -75,7 +83,13 @@ def _iterate(
                 continue
             connected = True
             backoff.reset()
-            yield from found or ()
+            for one in found or ():
+                if isinstance(one, Gap):
+                    on_gap(one)
+                elif isinstance(one, Rewind):
+                    on_rewind(one)
+                else:
+                    yield one
             if not follow and found is None:
                 return
     finally:
@@ -93,8 +107,17 @@ def _check_since(since: Since) -> None:
 
 def _log_gap(gap: Gap) -> None:
     missing = "some" if gap.missing is None else gap.missing
-    log.warning("%s: %s events were trimmed before %s", gap.feed, missing, gap.before)
+    log.warning(
+        "%s: %s events were trimmed before %s",
+        gap.feed,
+        missing,
+        gap.before,
+        extra={"feed": gap.feed},
+    )
 
 
 def _log_rewind(rewind: Rewind) -> None:
-    log.warning("%s: the server went back from %s to %s", rewind.feed, rewind.seen, rewind.last)
+    log.warning(
+        "%s: the server went back from %s to %s",
+        rewind.feed, rewind.seen, rewind.last, extra={"feed": rewind.feed},
+    )  # fmt: skip

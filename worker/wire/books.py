@@ -32,6 +32,8 @@ class Books:
     """The token of that lease."""
     read_ms: int = 0
     """The server's clock at this look, in milliseconds since 1970."""
+    idle_s: float | None = None
+    """How long ago the server accepted the last frame, by its clock; None if it never did."""
 
     @property
     def balanced(self) -> bool:
@@ -60,9 +62,7 @@ def _call(feed: str) -> Call:
 
 
 def _books(reply: Sequence[Any]) -> Books:
-    offered, length, in_hand, published, dropped, skipped, dead, now_ms, oldest, owner = reply
-    oldest_id = text(oldest)
-    age_ms = now_ms - int(oldest_id.partition("-")[0]) if oldest_id else 0
+    offered, length, in_hand, published, dropped, skipped, dead, now_ms, oldest, owner, last = reply
     return Books(
         offered=offered,
         in_flight=length,
@@ -71,8 +71,16 @@ def _books(reply: Sequence[Any]) -> Books:
         dropped=dropped,
         skipped=skipped,
         dead=dead,
-        oldest_age_s=max(0.0, age_ms / 1000),
+        oldest_age_s=_age_s(oldest, now_ms) or 0.0,
         owned=bool(owner),
         owner=text(owner),
         read_ms=now_ms,
+        idle_s=_age_s(last, now_ms),
     )
+
+
+def _age_s(frame_id: bytes, now_ms: int) -> float | None:
+    """How long ago the server gave this id; None for no id."""
+    if not frame_id:
+        return None
+    return max(0.0, (now_ms - int(text(frame_id).partition("-")[0])) / 1000)

@@ -18,12 +18,12 @@ from redis import exceptions
 
 from worker.wire.nodes import Node, Nodes
 
-_SCRIPTS = {
+SCRIPTS = {
     path.name.removesuffix(".lua"): path.read_text()
     for path in (resources.files("worker.wire") / "scripts").iterdir()
     if path.name.endswith(".lua")
 }
-_DIGESTS = {name: sha1(source.encode()).hexdigest() for name, source in _SCRIPTS.items()}
+_DIGESTS = {name: sha1(source.encode()).hexdigest() for name, source in SCRIPTS.items()}
 
 _ROUNDS = 4
 """Moved, on the way to elsewhere, script unknown there: with the first attempt that makes four."""
@@ -55,7 +55,7 @@ class _Errand:
     asking: bool = False
     """Its slot is moving there: we have to say that we know."""
     unknown: bool = False
-    """The node does not have the script."""
+    """The node did not have the script: it is brought along."""
     reply: Any = None
 
 
@@ -89,20 +89,17 @@ def send_to(nodes: Nodes, node: Node, words: Words) -> Any:
 def _exchange(nodes: Nodes, node: Node, errands: Sequence[_Errand]) -> None:
     """Send to one node and take its replies, in one round trip."""
     pipeline = node.client.pipeline(transaction=False)
-    given: set[str] = set()
+    # All of them, not only ours: others come who may run a script and may not bring it.
+    brought = list(SCRIPTS.values()) if any(errand.unknown for errand in errands) else []
+    for source in brought:
+        pipeline.execute_command("SCRIPT", "LOAD", source)  # type: ignore[no-untyped-call]
     for errand in errands:
         command = errand.command
         if errand.asking:
             pipeline.execute_command("ASKING")  # type: ignore[no-untyped-call]
         line = command.words
         if command.script:
-            whole = errand.unknown and command.script not in given
-            given |= {command.script} if whole else set()
-            line = (
-                ("EVAL", _SCRIPTS[command.script], *line)
-                if whole
-                else ("EVALSHA", _DIGESTS[command.script], *line)
-            )
+            line = ("EVALSHA", _DIGESTS[command.script], *line)
         pipeline.execute_command(*line)  # type: ignore[no-untyped-call]
         if command.then:
             pipeline.execute_command(*command.then)  # type: ignore[no-untyped-call]
@@ -114,6 +111,8 @@ def _exchange(nodes: Nodes, node: Node, errands: Sequence[_Errand]) -> None:
         for errand in errands:
             errand.reply = error
         return
+    for _ in brought:
+        next(replies)
     for errand in errands:
         if errand.asking:
             next(replies)
@@ -129,8 +128,9 @@ def _again(nodes: Nodes, errand: _Errand) -> bool:
     """Whether the command was refused without an effect and may pass where it goes next."""
     reply, node = errand.reply, errand.node
     if isinstance(reply, exceptions.NoScriptError):
-        errand.unknown = True
-        return True
+        # A second time: our user may not bring it, and who may does so on the way to its own.
+        again, errand.unknown = not errand.unknown, True
+        return again
     if isinstance(reply, exceptions.AskError) and node is not None:  # MOVED is one
         target = nodes.redirect(node, reply)
         errand.asking = not isinstance(reply, exceptions.MovedError)

@@ -42,6 +42,7 @@ class FeedKeys:
     lease: str
     stats: str
     state: str
+    preview: str
 
     @classmethod
     def of(cls, feed: str) -> FeedKeys:
@@ -54,4 +55,5 @@ class FeedKeys:
             lease=tag + "lease",
             stats=tag + "stats",
             state=tag + "state",
+            preview=tag + "preview",
         )

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
-from worker.errors import ServerError, ServerFull, ServerUnavailable
+from worker.errors import NotPermitted, ServerError, ServerFull, ServerUnavailable
+
+_IN_SCRIPTS = ("user executing the script", "ACL failure in script")
+"""What is not permitted within a script, in Redis' words and in Valkey's."""
 
 _PASSING = frozenset({"NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED"})
 _NOT_NOW = (
@@ -42,8 +45,13 @@ def _known(error: BaseException, name: str) -> ServerError | None:
         if "required" in said.lower():
             return ServerError(f"the server at {name} wants a user's name and password in its URL")
         return ServerError(f"the server at {name} refused our name or password: {said}")
-    if isinstance(error, exceptions.NoPermissionError) or "user executing the script" in said:
-        return ServerError(f"the server at {name} does not permit this to our user: {said}")
+    if isinstance(error, exceptions.NoPermissionError) or any(word in said for word in _IN_SCRIPTS):
+        return NotPermitted(f"the server at {name} does not permit this to our user: {said}")
+    if isinstance(error, exceptions.NoScriptError):
+        return ServerUnavailable(
+            f"the server at {name} does not have mien's scripts, which our user may not load: "
+            "a worker or the operator's next command does that"
+        )
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         # It may have died. But it does so, too, to whom it does not know.
         return ServerUnavailable(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from worker.errors import FeedNameError, MienError, SettingsError
+from worker.errors import FeedNameError, MienError, NotPermitted, SettingsError
 from worker.records import Policy
 from worker.wire.keys import FEEDS, check_feed_name
 from worker.wire.server import Server, text
@@ -59,9 +59,12 @@ class FeedSettings(BaseModel):
 def register(server: Server, feed: str, **changes: Any) -> FeedSettings:
     """Enter ``feed`` in the registry, or change the given settings of a feed that is there.
 
+    A user who may only read the registry goes by what it says, as long as it says what is wanted.
+
     Raises:
         FeedNameError: the name breaks the contract's rule.
         SettingsError: a given setting cannot be used, named.
+        NotPermitted: our user may not enter the feed, or change a setting of it.
     """
     check_feed_name(feed)
     while True:
@@ -69,8 +72,20 @@ def register(server: Server, feed: str, **changes: Any) -> FeedSettings:
         before = _parse(known)[0] if known else None
         # A writer that comes takes back a feed whose removal was not finished.
         settings = _changed(feed, before, {"removing": False, **changes})
-        if settings == before or replace_entry(server, feed, known, settings):
-            return settings
+        try:
+            if settings == before or replace_entry(server, feed, known, settings):
+                return settings
+        except NotPermitted:
+            if before is None or before.removing:
+                raise NotPermitted(
+                    f"no feed {feed} is registered at {server.name}, and our user may not do that: "
+                    f"the operator does, with mien feeds set {feed} --new"
+                ) from None
+            if other := _other(before, changes):
+                raise NotPermitted(
+                    f"feed {feed} has {other} at {server.name}, and our user may not change that"
+                ) from None
+            return before
 
 
 def change(server: Server, feed: str, **changes: Any) -> FeedSettings:
@@ -150,6 +165,14 @@ def registered(
         if complaint:
             complaints[feed] = complaint
     return feeds, complaints
+
+
+def _other(settings: FeedSettings, wanted: dict[str, Any]) -> str:
+    """The first of the ``wanted`` settings that is another; a label of the source is no setting."""
+    for name, value in wanted.items():
+        if name != "source" and getattr(settings, name) != value:
+            return f"{name} = {getattr(settings, name)}"
+    return ""
 
 
 def _entry(server: Server, feed: str) -> bytes:

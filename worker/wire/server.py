@@ -17,7 +17,7 @@ from redis import exceptions
 
 from worker.errors import ServerError, ServerUnavailable
 from worker.wire.addresses import parse_address, server_url
-from worker.wire.commands import Argument, Command, Words, send, send_to
+from worker.wire.commands import SCRIPTS, Argument, Command, Words, send, send_to
 from worker.wire.nodes import connect
 from worker.wire.refusals import in_our_words
 
@@ -70,6 +70,24 @@ class Server:
             (word for word in words if isinstance(word, str) and word.startswith(_KEY)), None
         )
         return self._one(Command(key, words))
+
+    def each_node(self, *words: Argument) -> dict[str, Any]:
+        """One plain command to each node that owns keys: by the node's name its reply, or the
+        ServerError where it gives none.
+
+        Raises:
+            ServerUnavailable: nobody says which nodes there are.
+        """
+        try:
+            nodes = self.nodes.primaries()
+        except (redis.RedisError, exceptions.RedisClusterException) as error:
+            raise self._in_our_words(error) from None
+        return {node.name: self._in_our_words(send_to(self.nodes, node, words)) for node in nodes}
+
+    def load_scripts(self) -> None:
+        """Bring all of wire/scripts to every primary, for users who may run but not bring them."""
+        for source in SCRIPTS.values():
+            self.command("SCRIPT", "LOAD", source)
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run one of wire/scripts by name."""
@@ -162,11 +180,7 @@ class Server:
         return [self._in_our_words(reply) for reply in send(self.nodes, commands)]
 
     def _everywhere(self, words: Words) -> Any:
-        try:
-            nodes = self.nodes.primaries()
-        except (redis.RedisError, exceptions.RedisClusterException) as error:
-            raise self._in_our_words(error) from None
-        replies = [self._in_our_words(send_to(self.nodes, node, words)) for node in nodes]
+        replies = list(self.each_node(*words).values())
         for reply in replies:
             if isinstance(reply, ServerError):
                 raise reply

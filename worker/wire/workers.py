@@ -6,6 +6,8 @@ is found by its lease: the token begins with the worker's id (:func:`owner_of`).
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +37,11 @@ class WorkerEntry:
     @property
     def name(self) -> str:
         return f"{self.host}:{self.pid}"
+
+
+def process_name() -> str:
+    """The :attr:`WorkerEntry.name` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 _ENTRY = TypeAdapter(WorkerEntry)

@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions
 from redis.connection import SSLConnection
 
-from worker.errors import ServerError, ServerFull, ServerUnavailable, SettingsError
+from worker.errors import NotPermitted, ServerError, ServerFull, ServerUnavailable, SettingsError
 from worker.wire.addresses import parse_address
 from worker.wire.refusals import in_our_words
 from worker.wire.server import Server
@@ -83,7 +83,8 @@ def test_what_is_none_is_told_without_its_password(url: str, why: str) -> None:
         (exceptions.SlotNotCoveredError("Slot 7 not covered"), ServerUnavailable),
         (exceptions.OutOfMemoryError("command not allowed"), ServerFull),
         (exceptions.AuthenticationError("WRONGPASS"), ServerError),
-        (exceptions.NoPermissionError("no permissions"), ServerError),
+        (exceptions.NoPermissionError("no permissions"), NotPermitted),
+        (exceptions.NoScriptError("No matching script"), ServerUnavailable),
         (exceptions.ResponseError("WRONGTYPE Operation against a key"), ServerError),
         (exceptions.MovedError("7 one:7000"), ServerError),
     ],

@@ -1,0 +1,146 @@
+"""Previews: small, rare, gone after seconds, and blurred so that nobody can be recognised."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.feeds import wait_until
+from worker.consume.leases import Lease
+from worker.detect.mtcnn import load_detector
+from worker.publish.previews import KEPT_S, WIDTH, Previews, preview_of
+from worker.records import Face, Image
+from worker.sample.portrait import portrait_with_face
+from worker.wire.keys import FeedKeys
+from worker.wire.registry import FeedSettings
+from worker.wire.server import Server
+
+
+def lease_of(server: Server, feed: str) -> Lease:
+    keys = FeedKeys.of(feed)
+    server.command("SET", keys.lease, "me.1")
+    return Lease(feed, "me.1", keys, FeedSettings())
+
+
+def picture(width: int = 640, height: int = 360, value: int = 90) -> Image:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def entries(server: Server, feed: str) -> list[dict[bytes, bytes]]:
+    found = server.command("XRANGE", FeedKeys.of(feed).preview, "-", "+")
+    return [fields for _, fields in found]
+
+
+def made_of(server: Server, feed: str) -> int:
+    """How many previews the feed has had."""
+    flat = server.command("XINFO", "STREAM", FeedKeys.of(feed).preview)
+    return int(dict(zip(flat[::2], flat[1::2], strict=True))[b"entries-added"])
+
+
+@pytest.fixture
+def clear(server: Server) -> Iterator[Previews]:
+    made = Previews(server, "clear")
+    yield made
+    made.close()
+
+
+def test_a_preview_is_small_names_its_frame_and_runs_out(
+    server: Server, feed: str, clear: Previews
+) -> None:
+    clear.offer(lease_of(server, feed), "7-0", picture(), ())
+    wait_until(lambda: bool(entries(server, feed)))
+    (entry,) = entries(server, feed)
+    assert entry[b"frame_id"] == b"7-0"
+    image = cv2.imdecode(np.frombuffer(entry[b"jpeg"], np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert image.shape == (180, WIDTH, 3)
+    assert (entry[b"width"], entry[b"height"]) == (b"320", b"180")
+    assert 0 < server.command("PTTL", FeedKeys.of(feed).preview) <= 1000 * KEPT_S
+
+
+def test_a_feed_has_a_few_a_second_and_the_server_keeps_a_few(
+    server: Server, feed: str, clear: Previews
+) -> None:
+    lease, other = lease_of(server, feed), lease_of(server, f"{feed}-b")
+    until, offered = time.monotonic() + 2.2, 0
+    while time.monotonic() < until:
+        clear.offer(lease, f"{offered}-0", picture(32, 24), ())
+        clear.offer(other, f"{offered}-0", picture(32, 24), ())
+        offered += 1
+        time.sleep(0.01)
+    wait_until(lambda: len(entries(server, feed)) == 4)
+    assert 2 <= len(entries(server, f"{feed}-b")) <= 4, "one feed does not take the other's"
+    assert int(entries(server, feed)[0][b"frame_id"].partition(b"-")[0]) > 0, "the oldest went"
+    assert made_of(server, feed) <= 7
+
+
+def test_who_does_not_own_the_feed_shows_nothing(
+    server: Server, feed: str, clear: Previews
+) -> None:
+    lease = lease_of(server, feed)
+    server.command("SET", lease.keys.lease, "another.1")
+    clear.offer(lease, "7-0", picture(), ())
+    clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+    wait_until(lambda: bool(entries(server, f"{feed}-b")))
+    assert not entries(server, feed)
+
+
+def test_off_is_off(server: Server, feed: str) -> None:
+    previews = Previews(server, "off")
+    previews.offer(lease_of(server, feed), "7-0", picture(), ())
+    previews.close()
+    assert server.command("EXISTS", FeedKeys.of(feed).preview) == 0
+
+
+def test_an_outage_costs_previews_and_nothing_else(feed: str) -> None:
+    previews = Previews(Server("redis://127.0.0.1:1"), "clear")
+    lease = Lease(feed, "me.1", FeedKeys.of(feed), FeedSettings())
+    for number in range(3):
+        began = time.monotonic()
+        previews.offer(lease, f"{number}-0", picture(), ())
+        assert time.monotonic() - began < 1
+    previews.close()
+
+
+@pytest.mark.parametrize("side", [60, 100, 200, 400])
+@pytest.mark.parametrize("known", [True, False])
+def test_nobody_can_be_recognised_in_a_blurred_preview(side: int, known: bool) -> None:
+    """Not even that there is a face is seen by the detector that found it, at twice the size."""
+    scene = np.full((720, 1280, 3), 110, np.uint8)
+    portrait = portrait_with_face(side)[:720, :1280]
+    scene[: portrait.shape[0], : portrait.shape[1]] = portrait
+    detector = load_detector(min_face=20, provider="cpu")
+    (found,) = detector.detect([scene])
+    assert len(found)
+    faces = [
+        Face(1, tuple(box.tolist()), 1.0, (), {}, "") for box in (found.boxes if known else ())
+    ]
+    before = scene.copy()
+    blurred = preview_of(scene, faces, blurred=True)
+    clear = preview_of(scene, faces, blurred=False)
+    assert (scene == before).all(), "the picture itself stays as it is"
+    twice = [
+        np.ascontiguousarray(cv2.resize(one, None, fx=2, fy=2), np.uint8)
+        for one in (blurred, clear)
+    ]
+    in_blurred, in_clear = detector.detect(twice)
+    assert not len(in_blurred)
+    assert len(in_clear), "in the clear one it is"
+    # What distinguishes two spots of the face is gone: detail finer than a third of it.
+    detail = cv2.Laplacian(cv2.cvtColor(blurred, cv2.COLOR_RGB2GRAY), cv2.CV_32F)
+    sharp = cv2.Laplacian(cv2.cvtColor(clear, cv2.COLOR_RGB2GRAY), cv2.CV_32F)
+    assert np.abs(detail).max() < np.abs(sharp).max() / 20
+
+
+def test_a_picture_that_is_small_already_is_not_touched() -> None:
+    small = picture(64, 48)
+    small[:, 32:] = 255
+    face = Face(1, (10, 10, 50, 40), 1.0, (), {}, "")
+    before = small.copy()
+    assert preview_of(small, [face], blurred=True).shape == small.shape
+    assert (small == before).all()
+    assert preview_of(picture(1, 1), [], blurred=True).shape == (1, 1, 3)

@@ -1,0 +1,103 @@
+"""The application behind uvicorn: on a socket of ours, and stopped in order."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from worker.errors import SettingsError
+from worker.web.app import Web
+
+_UNREAD_MS = 60_000
+"""Who takes nothing for so long has gone; else a stalled viewer would keep its place for ever."""
+_SEND_BYTES = 1 << 18
+"""What the system keeps for one connection; left to itself it may be megabytes."""
+_STOP_S = 5
+_OTHERS = 1_000
+"""Connections beside those that are live."""
+
+
+class WebServer(uvicorn.Server):
+    """Ends live streams before it waits for what is open: they do not end by themselves."""
+
+    def __init__(
+        self,
+        web: Web,
+        *,
+        max_live: int,
+        proxy: str | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            max_live: how many live streams there may be; other connections are bounded as well.
+            proxy: address whose X-Forwarded-For and -Proto are believed; None: nobody's are.
+            tls_cert, tls_key: PEM files, to serve https.
+
+        Raises:
+            SettingsError: the certificate and its key cannot be used.
+        """
+        config = uvicorn.Config(
+            web.app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=proxy is not None,
+            forwarded_allow_ips=proxy,
+            limit_concurrency=max_live + _OTHERS,
+            timeout_graceful_shutdown=_STOP_S,
+            ssl_certfile=tls_cert,
+            ssl_keyfile=tls_key,
+        )
+        try:
+            config.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise SettingsError(
+                f"--tls-cert {tls_cert} with --tls-key {tls_key} cannot be used: "
+                f"{error.strerror or error}"
+            ) from None
+        super().__init__(config)
+        self._web = web
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._web.hub.stop()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at ``host`` and ``port`` (0: any that is free), for uvicorn.
+
+    Raises:
+        SettingsError: it cannot be bound.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit these.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        raise SettingsError(f"cannot serve at {host}:{port}: {error.strerror or error}") from None
+    return listening
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def url_of(listening: socket.socket, *, tls: bool = False) -> str:
+    """Where the page is."""
+    address, port = listening.getsockname()[:2]
+    name = f"[{address}]" if ":" in address else address
+    return f"http{'s' if tls else ''}://{name}:{port}/"
