@@ -181,7 +181,7 @@ def demo(
         with console.status("loading the models ..."):
             shown = preview or ("off" if source else "clear")
             worker = stack.enter_context(_worker(url, model, shown))
-            page = stack.enter_context(_page(url))
+            page = stack.enter_context(_page(url, stop))
             before = _wait_for_worker(worker, server, stop)
         console.print(f"page: {page}#/feed/{FEED}" + ("   (Ctrl-C ends it)" if stay else ""))
         spool = stack.enter_context(tempfile.TemporaryFile()) if annotate else None
@@ -239,7 +239,7 @@ def _worker(url: str, model: Path | None, preview: PreviewMode) -> Iterator[_Wor
 
 
 @contextmanager
-def _page(url: str) -> Iterator[str]:
+def _page(url: str, stop: threading.Event) -> Iterator[str]:
     """The page's process; its address."""
     command = ["web", "--redis", url, "--port", "0", "--log-format", "json"]
     with _command(command) as process:
@@ -248,6 +248,8 @@ def _page(url: str) -> Iterator[str]:
         try:
             address = str(json.loads(line)["url"])
         except (ValueError, KeyError):
+            if stop.is_set():  # the signal may have met it, too, before it was on its own
+                raise KeyboardInterrupt from None
             why = line.strip().removeprefix("mien: ") or "it left no word"
             raise MienError(f"the page cannot be served: {why}") from None
         # Nobody reads what it says later on; a full pipe must not stop it.
@@ -284,9 +286,9 @@ def _wait_for_worker(worker: _Worker, server: Server, stop: threading.Event) -> 
         now = time.monotonic()
         if worker.has_feed and books.in_flight == 0:
             return books
-        worker.check()
         if stop.is_set():
             raise KeyboardInterrupt
+        worker.check()
         if worker.has_feed or not books.owned:
             free_at = now
         elif now - free_at > _TOLD_S:
