@@ -100,6 +100,9 @@ def push_command(
         float | None, typer.Option(help="Seconds after which a waiting live frame is skipped.")
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Take at most so many frames a second.")] = None,
+    first: Annotated[
+        float | None, typer.Option(help="Push so many seconds of the source, and end.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Scale wider pictures down to this.")] = None,
     quality: Annotated[int | None, typer.Option(help="JPEG quality, 1 to 100 (85).")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
@@ -132,9 +135,9 @@ def push_command(
     mien push --config feeds.toml
     """
     given = {
-        "policy": policy, "depth": depth, "staleness_s": staleness, "fps": fps, "width": width,
-        "quality": quality, "loop": loop or None, "realtime": realtime or None, "stall_s": stall,
-        "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
+        "policy": policy, "depth": depth, "staleness_s": staleness, "fps": fps, "first_s": first,
+        "width": width, "quality": quality, "loop": loop or None, "realtime": realtime or None,
+        "stall_s": stall, "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     logs.configure(log_level, log_format)

@@ -40,6 +40,8 @@ class PushOptions(BaseModel):
     """A live frame that has waited longer is skipped; None for what the feed has."""
     fps: float | None = Field(default=None, gt=0)
     """Take at most so many pictures a second of the source's own time."""
+    first_s: float | None = Field(default=None, gt=0)
+    """Push the first so many seconds of the source's own time, and end."""
     width: int | None = Field(default=None, ge=1)
     """Scale wider pictures down to so many pixels."""
     quality: int = Field(default=85, ge=1, le=100)

@@ -51,6 +51,7 @@ def push(
     depth: int | None = None,
     staleness_s: float | None = None,
     fps: float | None = None,
+    first_s: float | None = None,
     width: int | None = None,
     quality: int = 85,
     loop: bool = False,
@@ -75,6 +76,7 @@ def push(
         depth: how many frames may wait to be read; None for the policy's default.
         staleness_s: a live frame that has waited longer is skipped; None for what the feed has.
         fps: take at most so many pictures a second of the source's own time.
+        first_s: push the first so many seconds of that time, and end.
         width: scale wider pictures down to so many pixels.
         quality: of the JPEG, 1 to 100.
         loop: begin again at the source's end (files, folders and URLs that have one).
@@ -96,8 +98,8 @@ def push(
     """
     options = PushOptions.checked(
         name=feed, source=source, policy=policy, depth=depth, staleness_s=staleness_s, fps=fps,
-        width=width, quality=quality, loop=loop, realtime=realtime, stall_s=stall_s,
-        give_up_s=give_up_s, decode_threads=decode_threads, replicas=replicas,
+        first_s=first_s, width=width, quality=quality, loop=loop, realtime=realtime,
+        stall_s=stall_s, give_up_s=give_up_s, decode_threads=decode_threads, replicas=replicas,
     )  # fmt: skip
     return push_feed(
         options, redis=redis, stop=stop or threading.Event(), progress=progress,
@@ -134,6 +136,8 @@ def push_feed(
             try:
                 for picture in sample(pictures, options.fps) if options.fps else pictures:
                     seconds = float(picture.pts * picture.time_base)
+                    if options.first_s is not None and seconds >= options.first_s:
+                        break
                     if options.realtime and not opened.live:
                         stop.wait(max(0.0, began_clock + seconds - time.monotonic()))
                     if stop.is_set():

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.capture.base import Source
+from worker.config import MAX_PIXELS
 from worker.errors import SettingsError, SourceError
 from worker.records import Image, Picture
 
@@ -20,6 +21,8 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """What counts as an image, by the end of its name in lower case."""
+
+_MOST_BYTES = 256 << 20
 
 
 def open_stills(path: Path, *, rate: float) -> StillsSource:
@@ -86,12 +89,16 @@ def read_image(path: Path) -> Image:
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise SourceError(f"{path.name} has more than {_MOST_BYTES >> 20} MiB: it is refused")
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"cannot read the image {path.name}: {error.strerror}") from None
     image = _decode(data, cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise SourceError(f"{path.name} is not an image that can be decoded")
+        raise SourceError(
+            f"{path.name} is not an image that can be decoded, or has more than {MAX_PIXELS} pixels"
+        )
     if _may_be_transparent(data):
         image = _flatten(_decode(data, cv2.IMREAD_UNCHANGED), image)
     return np.ascontiguousarray(image, np.uint8)

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 
+from worker.config import MAX_PIXELS
+from worker.errors import SourceError
 from worker.records import Image
 
 _Matrix = tuple[tuple[int, int], tuple[int, int]]
@@ -20,6 +22,18 @@ _BY_ROTATION: dict[int, _Matrix] = {
     270: ((0, 1), (-1, 0)),
 }
 """Degrees anticlockwise, as FFmpeg counts them."""
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse a picture that is larger than a worker would take, before its pixels are made.
+
+    Raises:
+        SourceError: names the source, and how many pixels there are.
+    """
+    if width * height > MAX_PIXELS:
+        raise SourceError(
+            f"{name} has pictures of {width}x{height}: more than {MAX_PIXELS} pixels are refused"
+        )
 
 
 def upright(frame: VideoFrame, width: int) -> Image:

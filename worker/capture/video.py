@@ -22,10 +22,11 @@ from av.video.stream import VideoStream
 from worker.capture.base import Source
 from worker.capture.ending import StatedEnd, formats_of
 from worker.capture.timeline import Timeline
-from worker.capture.upright import square_width, upright
+from worker.capture.upright import check_size, square_width, upright
 from worker.errors import SourceError, SourceLost
 from worker.records import Picture
 
+_MOST_STREAMS = 64
 _NO_ANSWER = "no answer in time"
 _SIZE_SAYS_NOTHING = frozenset({"hls", "dash", "mpjpeg"})
 """Playlists, whose size is not the video's, and a camera's pictures, which some send with a size
@@ -95,6 +96,11 @@ def _start(
     timeout_s: float | None = None,
 ) -> VideoSource:
     try:
+        if len(container.streams) > _MOST_STREAMS:
+            raise SourceError(
+                f"{name} has {len(container.streams)} streams, and more than {_MOST_STREAMS} "
+                "are refused"
+            )
         # Cover art of music files is a video stream of one picture, and not what is meant.
         streams = [
             s for s in container.streams.video if Disposition.attached_pic not in s.disposition
@@ -104,6 +110,7 @@ def _start(
         stream = max(streams, key=lambda s: Disposition.default in s.disposition)
         if stream.codec_context is None:
             raise SourceError(f"{name} is in a video codec that this FFmpeg cannot decode")
+        check_size(stream.width, stream.height, name)
         # Threads by frame are faster, but hold back as many pictures as there are threads.
         stream.thread_type, stream.thread_count = "SLICE" if live else "AUTO", threads
         return VideoSource(container, stream, name, live=live, timeout_s=timeout_s)
@@ -233,8 +240,10 @@ class VideoSource(Source):
         pts, time_base = self._timeline.place(stamp, step), self._timeline.time_base
         self._read += 1
         self._end_s = float((pts + self._timeline.step(step)) * time_base)
+        width = square_width(frame, self._aspect_now())
+        check_size(width, frame.height, self.name)
         return Picture(
-            image=upright(frame, square_width(frame, self._aspect_now())),
+            image=upright(frame, width),
             pts=pts,
             time_base=time_base,
             captured_at=datetime.now(UTC) if self.live else None,

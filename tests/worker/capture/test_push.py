@@ -54,6 +54,11 @@ def test_a_file_becomes_frames_with_its_own_times(
     assert (settings.policy, settings.source) == ("lossless", "faces.mp4")
 
 
+def test_the_first_seconds_alone(server: Server, server_url: str, feed: str) -> None:
+    report = push(SAMPLE, feed, redis=server_url, depth=1000, fps=5, first_s=2, width=64)
+    assert report.accepted == read_books(server, feed).offered == 10
+
+
 def after(count: int, stop: threading.Event) -> Callable[[PushReport, object], None]:
     def progress(report: PushReport, source: object) -> None:
         if report.read >= count:

@@ -117,7 +117,7 @@ def test_an_unreadable_image_is_named_after_the_others_were_given(
     picture.save(tmp_path / "4.jpg")
     pictures, end = read(tmp_path)
     assert len(pictures) == 2
-    assert end == "3.jpg is not an image that can be decoded"
+    assert end.startswith("3.jpg is not an image that can be decoded")
 
 
 def test_bad_folders_and_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -133,3 +133,21 @@ def test_bad_folders_and_images(tmp_path: Path, capfd: pytest.CaptureFixture[str
     with pytest.raises(SourceError, match=r"^cut\.jpg is not an image"):
         open_source(str(tmp_path / "cut.jpg"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_small_file_of_very_many_pixels_is_refused(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.png"
+    Pil.new("L", (7680, 4321)).save(bomb)
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(SourceError, match=r"bomb.png .* more than 33177600 pixels"):
+        open_source(str(bomb))
+    Pil.new("L", (7680, 4320)).save(bomb)
+    open_source(str(bomb)).close()
+
+
+def test_a_file_that_is_very_large_is_not_read(tmp_path: Path) -> None:
+    large = tmp_path / "large.bmp"
+    with large.open("wb") as file:
+        file.truncate((256 << 20) + 1)
+    with pytest.raises(SourceError, match=r"large\.bmp has more than 256 MiB"):
+        open_source(str(large))

@@ -12,6 +12,7 @@ import pytest
 from av.stream import Disposition
 
 from tests.worker.capture.conftest import Clips, read, silence
+from worker.capture import upright, video
 from worker.capture.sources import open_source
 from worker.errors import SourceError
 from worker.records import Picture
@@ -252,3 +253,18 @@ def test_a_cover_picture_is_no_video(clips: Clips) -> None:
         container.mux(cover.encode(None))
     with pytest.raises(SourceError, match=r"^song\.m4a has no video$"):
         open_source(str(clips.folder / "song.m4a"))
+
+
+def test_more_pixels_or_streams_than_a_stranger_may_bring_are_refused(
+    clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(clips.make("a.mp4", count=3, audio=True))
+    with monkeypatch.context() as patched:
+        patched.setattr(upright, "MAX_PIXELS", 160 * 120 - 1)
+        with pytest.raises(SourceError, match=r"a\.mp4 has pictures of 160x120"):
+            open_source(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "_MOST_STREAMS", 1)
+        with pytest.raises(SourceError, match=r"a\.mp4 has 2 streams"):
+            open_source(path)
+    open_source(path).close()
