@@ -20,7 +20,7 @@ from worker.bench.command import bench
 from worker.capture.command import run_push
 from worker.config import DEFAULT_REDIS, WorkerSettings, secrets_from_files
 from worker.errors import MienError, SettingsError
-from worker.logs import Format, Level
+from worker.logs import LogFormat, LogLevel
 from worker.operate.dead_command import app as dead_app
 from worker.operate.doctor_command import doctor
 from worker.operate.feeds_command import app as feeds_app
@@ -49,13 +49,6 @@ app.command("bench")(bench)
 app.command("doctor")(doctor)
 
 Redis = Annotated[str, typer.Option(envvar="MIEN_REDIS", help="URL of the Redis or Valkey server.")]
-LogLevel = Annotated[
-    Level, typer.Option(envvar="MIEN_LOG_LEVEL", help="Log this and what is more important.")
-]
-LogFormat = Annotated[
-    Format,
-    typer.Option(envvar="MIEN_LOG_FORMAT", help="auto: pretty on a terminal, else logfmt."),
-]
 Model = Annotated[Path | None, typer.Option(help="ONNX classifier instead of the one that ships.")]
 
 
@@ -137,7 +130,8 @@ def push_command(
     given = {
         "policy": policy, "depth": depth, "staleness_s": staleness, "fps": fps, "first_s": first,
         "width": width, "quality": quality, "loop": loop or None, "realtime": realtime or None,
-        "stall_s": stall, "give_up_s": give_up, "decode_threads": decode_threads, "replicas": replicas,
+        "stall_s": stall, "give_up_s": give_up, "decode_threads": decode_threads,
+        "replicas": replicas,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     logs.configure(log_level, log_format)
