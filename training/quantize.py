@@ -41,6 +41,7 @@ _BATCH = 64
 # is lost. Gemm is not: the last layer is tiny, and its logits decide.
 _QUANTIZED = ["Conv", "Relu", "MaxPool", "Add"]
 
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How a twin's answers compare with fp32's, on the same pictures."""
