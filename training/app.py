@@ -140,7 +140,7 @@ def _run_name(path: Path, experiment: str | None, seed: int | None) -> str:
 def evaluate(
     data: Data,
     model: Annotated[
-        Path | None, typer.Option("--model", help="An ONNX file; default: the one mien ships.")
+        Path | None, typer.Option("--model", help="An ONNX file; default: what a worker runs here.")
     ] = None,
     votes: Votes = None,
     out: Annotated[
@@ -253,12 +253,22 @@ def export(
         typer.Option("--name", help="The model's name in events; default: mien- and the network."),
     ] = None,
     version: Annotated[str, typer.Option("--version", help="And its version.")] = "1",
+    abstain: Annotated[
+        float,
+        typer.Option(
+            "--abstain",
+            min=0,
+            max=0.9,
+            help="The least certain share of PublicTest, on which it is to say `uncertain`.",
+        ),
+    ] = 0.1,
     threads: Threads = None,
 ) -> None:
     """Turn a checkpoint into the ONNX file that workers run.
 
-    The temperature is chosen on PublicTest, and the file is checked against PyTorch there. fp16 and
-    int8 are checked against fp32, and not written where they stray too far from it.
+    The temperature is chosen on PublicTest, and so is the probability below which the model
+    abstains; the file is checked against PyTorch there. fp16 and int8 are checked against fp32, and
+    not written where they stray too far from it.
 
     Example: mien export --checkpoint runs/best-cnn/best.ckpt --data fer2013.csv.zip --out m.onnx
     """
@@ -285,12 +295,14 @@ def export(
             version=version,
             label_set=label_set,
             precision=precision.value,
+            abstain=abstain,
         )
     figures, agreement = made.figures, made.agreement
     typer.echo(
         f"{out}: {out.stat().st_size / 1e6:.2f} MB, {100 * figures.accuracy:.2f} % on PublicTest, "
         f"NLL {figures.nll:.4f}, ECE {figures.ece:.4f}; within {made.parity:.1g} of PyTorch"
     )
+    typer.echo(made.abstaining.sentence())
     if agreement is not None:
         typer.echo(
             f"{precision} against fp32: the same top label on {100 * agreement.top1:.2f} %, "

@@ -7,7 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.checkpoint import load_checkpoint
 from training.data import CROP_MARGIN, FER2013, FERPLUS, SIZE, Dataset, LabelSet
 from training.data.votes import majority
-from training.evaluation import Figures, measure, predict
+from training.evaluation import Coverage, Figures, cover, measure, predict, threshold
 from training.models import Predictor
 from training.quantize import Agreement, calibration_faces, compare, to_fp16, to_int8
 from worker.emotion.classifier import load_classifier
@@ -42,6 +42,8 @@ class Exported:
 
     figures: Figures
     """Of the file itself."""
+    abstaining: Coverage
+    """Of the file itself, on the pictures that have a label."""
     parity: float
     """The largest difference between PyTorch's probabilities and those of the graph in fp32."""
     agreement: Agreement | None
@@ -57,12 +59,14 @@ def export(
     version: str,
     label_set: LabelSet | None = None,
     precision: Precision = "fp32",
+    abstain: float = 0.1,
 ) -> Exported:
     """Write ``out``: ONNX, one file, that describes itself in its metadata.
 
     Input ``faces`` uint8 (batch, 48, 48, 1), output ``probabilities`` float32 (batch, L), of the
     checkpoint's head for ``label_set`` (None: its first). The temperature is the one with the least
-    negative log-likelihood on PublicTest; for FER+ on the pictures that have a majority.
+    negative log-likelihood on PublicTest; for FER+ on the pictures that have a majority. On the
+    share ``abstain`` (0 to 1) of the same pictures, the least certain ones, the file abstains.
 
     Raises:
         ModelError: the checkpoint cannot be used, or is of other data; the graph's probabilities
@@ -115,7 +119,11 @@ def export(
             agreement = compare(reference, served, known, labels)
             agreement.check(precision)
         figures = measure(served[known], labels, label_set)
-        metadata["metrics"] = json.dumps({"PublicTest": figures.summary()})
+        abstaining = cover(served[known], labels, threshold(served[known], abstain))
+        metadata["uncertain_below"] = f"{abstaining.below:.3f}"
+        metadata["metrics"] = json.dumps(
+            {"PublicTest": {**figures.summary(), "abstaining": asdict(abstaining)}}
+        )
         _save(model, metadata, draft)
         draft.replace(out)
     except ModelError as error:
@@ -125,7 +133,7 @@ def export(
     finally:
         if draft.exists():
             draft.unlink()
-    return Exported(figures, parity, agreement)
+    return Exported(figures, abstaining, parity, agreement)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -41,10 +41,6 @@ _BATCH = 64
 # is lost. Gemm is not: the last layer is tiny, and its logits decide.
 _QUANTIZED = ["Conv", "Relu", "MaxPool", "Add"]
 
-# The first layers see the widest range of values and do little of the work: eight bits for them
-# cost more agreement than time: 98.97 % with them, 99.19 % without, for the network that ships.
-_LEFT_ALONE = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -116,13 +112,16 @@ def to_int8(model: onnx.ModelProto, faces: npt.NDArray[np.uint8]) -> onnx.ModelP
         plain, prepared, quantized = (Path(folder) / name for name in ("plain", "fused", "int8"))
         onnx.save_model(model, plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        fused = onnx.load(prepared)
+        left_alone = _first_layer(fused.graph)
+        onnx.save_model(fused, prepared)
         quantize_static(
             prepared,
             quantized,
             _Faces(model.graph.input[0].name, faces),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTIZED,
-            nodes_to_exclude=_first_convolutions(prepared),
+            nodes_to_exclude=left_alone,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -139,9 +138,37 @@ def to_int8(model: onnx.ModelProto, faces: npt.NDArray[np.uint8]) -> onnx.ModelP
     return result
 
 
-def _first_convolutions(path: Path) -> list[str]:
-    nodes = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
-    return nodes[: min(_LEFT_ALONE, len(nodes) - 1)]
+def _first_layer(graph: onnx.GraphProto) -> list[str]:
+    """The nodes to leave in float32: the first convolution, with its ReLU and its pooling, if any.
+
+    Eight bits for its weights cost agreement (98.97 % with them, 99.30 % without, for the network
+    that ships), and time: a convolution of one channel has too few products to fill a vector.
+
+    Where pooling follows, it changes places with the ReLU, which alters no value. The runtime moves
+    a quantization to before the pooling that it follows, where four times as many values wait, and
+    then pools eight-bit integers channel by channel: 180 us a face, a third of the whole.
+    """
+    convolution = next(node for node in graph.node if node.op_type == "Conv")
+    relu = _only_reader(graph, convolution)
+    if relu is None or relu.op_type != "Relu":
+        return [convolution.name]
+    pool = _only_reader(graph, relu)
+    if pool is None or pool.op_type != "MaxPool":
+        return [convolution.name]
+    # What the first of the two does is told by the second and the other way round: no edge changes.
+    relu.op_type, pool.op_type = pool.op_type, relu.op_type
+    relu.attribute.extend(pool.attribute)
+    pool.ClearField("attribute")
+    for value in graph.value_info:
+        if value.name == relu.output[0]:
+            graph.value_info.remove(value)  # it has another size now
+            break
+    return [convolution.name, relu.name, pool.name]
+
+
+def _only_reader(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    readers = [other for other in graph.node if node.output[0] in other.input]
+    return readers[0] if len(readers) == 1 else None
 
 
 def calibration_faces(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -27,7 +27,7 @@ Policy = Literal["live", "lossless"]
 
 PreviewMode = Literal["off", "blurred", "clear"]
 
-Provider = Literal["auto", "cpu", "cuda"]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 """Where the networks run."""
 
 

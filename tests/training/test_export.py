@@ -21,7 +21,7 @@ from training.data import (  # noqa: E402
     Dataset,
     read_data,
 )
-from training.evaluation import measure, predict  # noqa: E402
+from training.evaluation import cover, measure, predict  # noqa: E402
 from training.export import (  # noqa: E402
     Exported,
     best_temperature,
@@ -30,7 +30,7 @@ from training.export import (  # noqa: E402
     parameters,
 )
 from training.train import fit  # noqa: E402
-from worker.emotion.classifier import load_classifier  # noqa: E402
+from worker.emotion.classifier import SHIPPED, load_classifier  # noqa: E402
 from worker.errors import DataError, ModelError  # noqa: E402
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -104,6 +104,7 @@ def test_the_file_says_what_it_is(
     assert classifier.temperature > 0.11
     assert metrics["accuracy"] == pytest.approx(measured.accuracy)
     assert metrics["nll"] == pytest.approx(measured.nll, abs=1e-6)
+    assert metrics["abstaining"]["below"] == classifier.uncertain_below
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -178,6 +179,24 @@ def test_the_other_head_is_measured_on_pictures_with_a_majority(
         export(checkpoint, replace(voted, votes=None), out, **options)
 
 
+@pytest.mark.parametrize(("share", "declined"), [(0.0, 0), (0.1, 1), (0.5, 6)])
+def test_the_file_abstains_on_the_least_certain_share(
+    share: float, declined: int, checkpoint: Path, voted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.onnx"
+    found = export(checkpoint, voted, out, name="tiny", version="1", abstain=share)
+    classifier = load_classifier(out, "cpu")
+    images, labels = voted.split("PublicTest").labelled(FER2013)
+    answers = predict(classifier, images)
+    tops = answers.max(axis=1)
+    assert (tops < classifier.uncertain_below).sum() <= declined
+    assert found.abstaining == cover(answers, labels, classifier.uncertain_below)
+    if share == 0:
+        assert classifier.uncertain_below == 0
+    else:  # a little more would be too much
+        assert (tops < classifier.uncertain_below + 0.001).sum() > declined
+
+
 def test_a_graph_that_differs_is_not_written(
     checkpoint: Path, voted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,5 +267,5 @@ def test_the_temperature_is_found() -> None:
 
 def test_the_shipped_model_keeps_its_gate_on_public_test(fer2013: Dataset) -> None:
     images, labels = fer2013.split("PublicTest").labelled(FER2013)
-    probabilities = predict(load_classifier(None, "cpu"), images)
+    probabilities = predict(load_classifier(SHIPPED, "cpu"), images)
     assert measure(probabilities, labels, FER2013).accuracy >= 0.66

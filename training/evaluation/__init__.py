@@ -3,6 +3,7 @@
 Needs numpy, cv2 and onnxruntime, not torch.
 """
 
+from training.evaluation.abstention import Coverage, cover, threshold
 from training.evaluation.figures import Figures, measure, paired, wilson
 from training.evaluation.ledger import LEDGER
 from training.evaluation.prediction import label_set_of, predict
@@ -12,10 +13,12 @@ from training.evaluation.robustness import Robustness, measure_robustness
 
 __all__ = [
     "LEDGER",
+    "Coverage",
     "Evaluation",
     "Figures",
     "Robustness",
     "as_dict",
+    "cover",
     "describe",
     "evaluate",
     "label_set_of",
@@ -23,6 +26,7 @@ __all__ = [
     "measure_robustness",
     "paired",
     "predict",
+    "threshold",
     "wilson",
     "write_report",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data import FER2013, Dataset, LabelSet, without_copies
+from training.evaluation.abstention import Coverage, cover, coverage_curve
 from training.evaluation.facts import ModelFacts, read_facts
 from training.evaluation.figures import Figures, Labels, measure, untempered
 from training.evaluation.ledger import Entry, append, check_ledger
@@ -68,6 +69,10 @@ class Measured:
     at_temperature_1: Figures
     averaged: dict[str, Figures]
     """By kind of test-time averaging; empty where it was not asked for."""
+    abstaining: Coverage
+    """At the file's own threshold."""
+    coverage: list[Coverage]
+    """At others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ def evaluate(
     now = datetime.now(UTC).date().isoformat()
 
     def measured(answers: Answers) -> Measured:
-        return _measured(answers, label_set, classifier.temperature)
+        return _measured(answers, label_set, classifier)
 
     def answered(split: str) -> Answers:
         images, labels = _pictures(data, split, label_set)
@@ -162,16 +167,19 @@ def _pictures(data: Dataset, split: str, label_set: LabelSet) -> tuple[Pictures,
     return images, labels
 
 
-def _measured(answers: Answers, label_set: LabelSet, temperature: float) -> Measured:
+def _measured(answers: Answers, label_set: LabelSet, classifier: Classifier) -> Measured:
     plain = answers.probabilities["none"]
+    before = untempered(plain, classifier.temperature)
     return Measured(
         figures=measure(plain, answers.labels, label_set),
-        at_temperature_1=measure(untempered(plain, temperature), answers.labels, label_set),
+        at_temperature_1=measure(before, answers.labels, label_set),
         averaged={
             name: measure(values, answers.labels, label_set)
             for name, values in answers.probabilities.items()
             if name != "none"
         },
+        abstaining=cover(plain, answers.labels, classifier.uncertain_below),
+        coverage=coverage_curve(plain, answers.labels),
     )
 
 
@@ -207,6 +215,7 @@ def _table(name: str, measured: Measured, label_set: LabelSet) -> str:
         f"ECE {one.ece:.4f}"
         for kind, one in measured.averaged.items()
     ]
+    lines.append(f"  {measured.abstaining.sentence()}")
     lines.append(
         f"  {'':{width}}  precision  recall      F1  pictures   predicted as "
         + " ".join(f"{label[:5]:>5}" for label in label_set.labels)

@@ -81,6 +81,8 @@ def _set(measured: Measured) -> dict[str, Any]:
         **asdict(measured.figures),
         "at_temperature_1": {"nll": before.nll, "ece": before.ece},
         "averaging": {kind: figures.summary() for kind, figures in measured.averaged.items()},
+        "abstaining": asdict(measured.abstaining),
+        "coverage": [asdict(one) for one in measured.coverage],
     }
 
 

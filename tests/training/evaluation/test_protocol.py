@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.data import FERPLUS
+from training.evaluation.abstention import Coverage
 from training.evaluation.protocol import MERGED, PRIVATE, PUBLIC, WITHOUT_COPIES, describe, evaluate
 from worker.errors import DataError, SettingsError
 
@@ -97,6 +98,18 @@ def test_temperature_and_averaging_are_shown_beside(mean_model, small) -> None:
     assert list(found.averaged) == ["flip", "ten-crop"]
     # A flat picture looks the same from everywhere.
     assert found.averaged["ten-crop"].nll == pytest.approx(found.figures.nll)
+
+
+def test_what_abstaining_does_is_shown(mean_model, small) -> None:
+    """All of this model's tops are 0.7."""
+    assert "abstains below 0.000: answers 100.00 % of pictures, 66.67 %" in describe(
+        evaluate(mean_model(), small)
+    )
+    model = mean_model()
+    model.uncertain_below = 0.8
+    found = evaluate(model, small).sets[PUBLIC]
+    assert found.abstaining == Coverage(0.8, 0.0, None, 2 / 3)
+    assert [one.answered for one in found.coverage] == [1.0] * 11
 
 
 def test_splits_that_cannot_be_measured_are_refused(mean_model, dataset, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_the_json_holds_the_figures_and_no_pixels(full, small, tmp_path: Path) -
     assert sum(map(sum, public["confusion"])) == 3
     assert public["at_temperature_1"]["ece"] > public["ece"]
     assert public["averaging"]["flip"]["n"] == 3
+    assert public["abstaining"]["answered"] == 1
+    assert len(public["coverage"]) == 11
     assert report["robustness"]["size"][0]["value"] == 48
     assert "numpy" in report["versions"]
     assert "images" not in path.read_text()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.emotion.classifier import FACES_A_CALL, load_classifier
+from worker.emotion import classifier as classifier_module
+from worker.emotion.classifier import FACES_A_CALL, SHIPPED, SHIPPED_INT8, load_classifier
 from worker.errors import ModelError
 
 onnx = pytest.importorskip("onnx", reason="the models of these tests are made with onnx")
@@ -194,3 +195,51 @@ def test_the_graph_must_keep_the_metadatas_promises(make_model: MakeModel) -> No
 def test_colour_models_take_three_channels(make_model: MakeModel) -> None:
     classifier = load_classifier(make_model(METADATA | {"colour": "rgb"}, crop=(8, 8, 3)), "cpu")
     assert classifier.classify(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 3)
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: GenuineIntel
+flags\t\t: fpu sse2 {}avx512f avx512_vnni_not ibpb
+vmx flags\t: vnmi avx_vnni
+bogomips\t: 5000.00
+"""
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "shipped"),
+    [
+        (CPUINFO.format("avx512_vnni "), SHIPPED_INT8),
+        (CPUINFO.format("avx_vnni "), SHIPPED_INT8),
+        (CPUINFO.format("amx_int8 "), SHIPPED_INT8),
+        (CPUINFO.format(""), SHIPPED),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp\n", SHIPPED),
+        (None, SHIPPED),
+    ],
+)
+def test_what_ships_for_this_processor(
+    cpuinfo: str | None, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight bits with VNNI alone, and not on a GPU; None stands for a system without the file."""
+    said = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        said.write_text(cpuinfo)
+    monkeypatch.setattr(classifier_module, "_CPUINFO", said)
+    precision = {SHIPPED: "fp32", SHIPPED_INT8: "int8"}[shipped]
+    assert load_classifier(None, "cpu").network.metadata["precision"] == precision
+
+    opened: list[Path] = []
+
+    def no_gpu_here(path: Path, **options: object) -> None:
+        opened.append(path)
+        raise ModelError("not opened")
+
+    monkeypatch.setattr(classifier_module, "open_network", no_gpu_here)
+    monkeypatch.setattr(classifier_module, "resolve", lambda provider: "cuda")
+    with pytest.raises(ModelError, match="not opened"):
+        load_classifier(None, "auto")
+    assert opened == [SHIPPED]
+
+
+def test_a_file_that_is_named_is_the_one_that_is_taken(make_model: MakeModel) -> None:
+    assert load_classifier(make_model(), "cpu").info.name == "toy"
+    assert load_classifier(SHIPPED, "cpu").info.version == "2.1"

@@ -1,26 +1,34 @@
-"""The model file beside the code: small, cheap, and what it says it is."""
+"""The model files beside the code: small, cheap, and what they say they are."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from worker.capture.sources import open_source
+from worker.demo import sample_clip
+from worker.detect.mtcnn import load_detector
 from worker.emotion.align import crop_faces
-from worker.emotion.classifier import SHIPPED, load_classifier
+from worker.emotion.classifier import SHIPPED, SHIPPED_INT8, load_classifier
 
 
-def test_it_is_small_and_opens() -> None:
-    assert SHIPPED.stat().st_size < 4_000_000
+@pytest.mark.parametrize(
+    ("path", "size", "version"), [(SHIPPED, 4_000_000, "2.1"), (SHIPPED_INT8, 1e6, "2.1-int8")]
+)
+def test_it_is_small_and_opens(path: Path, size: float, version: str) -> None:
+    assert path.stat().st_size < size
 
-    classifier = load_classifier(None, "cpu")
+    classifier = load_classifier(path, "cpu")
 
     expected = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     assert classifier.labels == expected
     assert (classifier.size, classifier.colour) == (48, "gray")
-    assert (classifier.info.name, classifier.info.version) == ("mien-cnn", "2")
+    assert (classifier.info.name, classifier.info.version) == ("mien-cnn", version)
     assert -0.2 < classifier.margin < 0.2
+    assert 0.3 < classifier.uncertain_below < 0.5
 
 
 def test_parameters_and_multiply_adds() -> None:
@@ -76,3 +84,27 @@ def test_from_a_picture_to_probabilities() -> None:
     assert probabilities.shape == (4, 7)
     assert np.isfinite(probabilities).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_eight_bits_say_what_float32_says_of_the_sample_clip() -> None:
+    """Faces as a worker finds them."""
+    if load_classifier(None, "cpu").info.version != "2.1-int8":
+        pytest.skip("this processor lacks VNNI, and workers on it do not run the eight-bit model")
+    whole, small = load_classifier(SHIPPED, "cpu"), load_classifier(SHIPPED_INT8, "cpu")
+    detector = load_detector()
+    crops = []
+    with open_source(str(sample_clip())) as source:
+        for index, picture in enumerate(source.pictures()):
+            if index % 10 == 0:
+                (found,) = detector.detect([picture.image])
+                cut = {"size": whole.size, "margin": whole.margin, "colour": whole.colour}
+                crops.append(crop_faces(picture.image, found.boxes, **cut))
+    faces = np.concatenate(crops)
+    assert len(faces) > 30
+    before, after = whole.classify(faces), small.classify(faces)
+    assert not np.array_equal(before, after)
+    same = before.argmax(axis=1) == after.argmax(axis=1)
+    assert same.mean() >= 0.97
+    # Where they part, both hesitate between the two labels.
+    assert np.abs(np.diff(np.sort(before[~same], axis=1)[:, -2:])).max(initial=0) < 0.1
+    assert np.abs(before - after).mean() < 0.01
