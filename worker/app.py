@@ -146,7 +146,10 @@ def worker_command(
     redis: Redis = DEFAULT_REDIS,
     feed: Annotated[list[str] | None, typer.Option(help="Only this feed; may be repeated.")] = None,
     model: Model = None,
-    provider: Annotated[Provider | None, typer.Option(help="Where the networks run.")] = None,
+    provider: Annotated[
+        Provider | None,
+        typer.Option(help="Where the networks run; auto: on a GPU if one is there."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the networks.")] = None,
     min_face: Annotated[int | None, typer.Option(help="Smallest face, in pixels.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames analysed together.")] = None,

@@ -59,6 +59,9 @@ class WorkerSettings(BaseSettings):
     model: Path | None = None
     """ONNX classifier; None for the one that ships with mien."""
     provider: Provider = "auto"
+    """Where the networks run: cpu, cuda, tensorrt; auto is cuda where it can be had, else cpu."""
+    engine_cache: Path | None = None
+    """Where TensorRT keeps the engines that it builds; None: in the user's cache folder."""
     threads: int = Field(default_factory=cores, ge=1, le=256)
     min_face: int = Field(default=40, ge=12)
     """Side of the smallest face that is looked for, in pixels."""
