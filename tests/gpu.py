@@ -31,8 +31,7 @@ from worker.config import cores
 from worker.detect.mtcnn import load_detector
 from worker.detect.ongraph import GraphDetector, load_graph_detector
 from worker.detect.propose import Pyramid
-from worker.inference import Provider
-from worker.records import Image
+from worker.records import Image, Provider
 
 MIN_FACE, THRESHOLDS, FACTOR = 40, (0.6, 0.7, 0.7), 0.709
 TOGETHER = 16

@@ -155,6 +155,7 @@ class _Later(nn.Module):
             net.pool2,
             _Activated(net.conv3, net.prelu3.weight),
         )
+        heads: tuple[nn.Module, ...]
         if isinstance(net, ONet):
             self.features.extend([net.pool3, _Activated(net.conv4, net.prelu4.weight)])
             dense, self.prelu = net.dense5, net.prelu5

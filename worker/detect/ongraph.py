@@ -19,8 +19,8 @@ import onnxruntime as ort
 from worker.detect.boxes import sides, square
 from worker.detect.propose import Pyramid
 from worker.errors import ModelError
-from worker.inference import Provider, open_network
-from worker.records import Detections, Floats, Image, ModelInfo
+from worker.inference import open_network
+from worker.records import Detections, Floats, Image, ModelInfo, Provider
 
 Ints = npt.NDArray[np.int64]
 
