@@ -110,7 +110,9 @@ class Analyst:
         self._classifier = classifier
         self._settings = settings
         self._metrics = metrics
-        self._finder = Finder(detector, settings.detect_every, alive)
+        self._finder = Finder(
+            detector, settings.detect_every, min_face=settings.min_face, alive=alive
+        )
 
     def analyse(
         self, shots: Sequence[Shot], *, busy: float = 0.0
@@ -242,7 +244,7 @@ class Analyst:
             raw=dict(zip(model.labels, reading.raw, strict=True)),
             label=model.labels[reading.label],
             uncertain=max(shares) < model.uncertain_below,
-            source="detected" if look.detected else "tracked",
+            source="detected" if look.fresh[i] else "tracked",
             classified=fit is not None,
             smoothed=dict(zip(model.labels, reading.smoothed, strict=False)),
             quality=fit,
