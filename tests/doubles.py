@@ -37,6 +37,9 @@ class OneFace:
         self.look(images)
         return [_middle(*image.shape[:2]) for image in images]
 
+    def glance(self, images: Sequence[Image]) -> list[Detections]:
+        return [Detections.none()] * len(images)
+
     def follow(
         self, images: Sequence[Image], boxes: Sequence[Floats]
     ) -> list[tuple[npt.NDArray[np.int64], Detections]]:

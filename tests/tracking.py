@@ -86,7 +86,8 @@ class Counting:
 
     def __init__(self, detector: FaceDetector) -> None:
         self._detector = detector
-        self.info, self.follow, self.pictures = detector.info, detector.follow, 0
+        self.info, self.follow, self.glance = detector.info, detector.follow, detector.glance
+        self.pictures = 0
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         self.pictures += len(images)

@@ -112,7 +112,9 @@ class Analyst:
         self._metrics = metrics
         self._next = classifier
         metrics.model("classifier", classifier.info)
-        self._finder = Finder(detector, settings.detect_every, alive)
+        self._finder = Finder(
+            detector, settings.detect_every, min_face=settings.min_face, alive=alive
+        )
 
     def analyse(
         self, shots: Sequence[Shot], *, busy: float = 0.0
@@ -251,7 +253,7 @@ class Analyst:
             raw=dict(zip(model.labels, reading.raw, strict=True)),
             label=model.labels[reading.label],
             uncertain=max(shares) < model.uncertain_below,
-            source="detected" if look.detected else "tracked",
+            source="detected" if look.fresh[i] else "tracked",
             classified=fit is not None,
             smoothed=dict(zip(model.labels, reading.smoothed, strict=False)),
             quality=fit,

@@ -80,6 +80,9 @@ class Blobs:
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         return [_squares(image) for image in images]
 
+    def glance(self, images: Sequence[Image]) -> list[Detections]:
+        return self.detect(images)
+
     def follow(
         self, images: Sequence[Image], boxes: Sequence[Floats]
     ) -> list[tuple[npt.NDArray[np.int64], Detections]]:

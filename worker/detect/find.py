@@ -1,12 +1,14 @@
 """Where the faces of a batch of frames are: detected in some, followed in those between.
 
 The frames of one feed depend on each other, as each is looked at where its faces were before, so
-the batch goes in waves: one frame of each feed at a time. Which frames are due for full detection
-mostly does not depend on faces: these are detected together, before the first wave.
+the batch goes in waves: one frame of each feed at a time. Which frames are due for full detection,
+or for a glance at large faces, mostly does not depend on faces: these are looked at together,
+before the first wave.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detect.mtcnn import FaceDetector, runs
+from worker.detect.nms import covered
 from worker.detect.schedule import Due, Schedule, advance, thumbnail
 from worker.detect.track import Tracks
 from worker.records import Detections, Image
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-_YOUNG_S = 1.0
-"""Age up to which a track is no sign that the scene is well known."""
+_GLANCE_FACE = 2.4
+"""Side of a face, in smallest ones, from which a glance mostly sees it."""
+
+_ON_FACE = 0.5
+"""Overlap, in parts of the smaller box, from which two looks have found one face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +65,56 @@ class Look:
     due: Due
     detected: bool = False
     """By the full detector; otherwise known faces were followed."""
+    glanced: Detections | None = None
+    """The large faces that a glance saw, where it was due."""
     faces: Detections = field(default_factory=Detections.none)
+    fresh: Bools = field(default_factory=lambda: np.zeros(0, bool))
+    """(N,): whether each was found without knowing of it."""
     ids: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     """(N,): the faces' tracks."""
     tracks: Tracks = field(default_factory=Tracks)
     """After this view."""
+
+    def add(self, faces: Detections) -> None:
+        """Faces found without knowing of any: those that are not among the faces already."""
+        one, other = (np.zeros(len(some), np.int64) for some in (faces, self.faces))
+        new = faces.pick(~covered(faces.boxes, one, self.faces.boxes, other, _ON_FACE))
+        both = [self.faces, new]
+        scores = np.concatenate([some.scores for some in both])
+        order = np.argsort(-scores, kind="stable")
+        self.faces = Detections(
+            np.concatenate([some.boxes for some in both])[order],
+            scores[order],
+            np.concatenate([some.landmarks for some in both])[order],
+        )
+        self.fresh = np.concatenate([self.fresh, np.ones(len(new), bool)])[order]
 
 
 class Finder:
     """Detects and follows faces; holds no state of a feed."""
 
     def __init__(
-        self, detector: FaceDetector, every: int, alive: Callable[[], None] = lambda: None
+        self,
+        detector: FaceDetector,
+        every: int,
+        *,
+        min_face: float,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """``every``: full detection on every so many frames of a feed; 1: on each.
-
-        ``alive`` is called now and then in a long search, as a sign of life.
+        """Args:
+        every: full detection on every so many frames of a feed; 1: on each.
+        min_face: side of the smallest face that the detector finds, in pixels.
+        alive: called now and then in a long search, as a sign of life.
         """
         self._detector = detector
         self._every = every
+        self._glance_face = _GLANCE_FACE * min_face
         self._alive = alive
 
     def detect(
         self, views: Sequence[View], before: Mapping[int, Sight], *, busy: float = 0.0
     ) -> list[Look]:
-        """Begin the search: full detection in the views that are due for it.
+        """Begin the search: full detection, or a glance, in the views that are due for it.
 
         Args:
             before: what is remembered of each feed.
@@ -98,23 +130,39 @@ class Finder:
             schedules[view.feed] = schedule
             looks.append(Look(view, schedule, due))
         self._detect_in([look for look in looks if look.due.detection])
+        glancing = [look for look in looks if look.due.glance]
+        for look, faces in zip(glancing, self._glance_at(glancing), strict=True):
+            look.glanced = faces
         return looks
 
     def follow(self, looks: list[Look], before: Mapping[int, Sight]) -> None:
         """End the search that ``detect`` began: follow the known faces in the other views.
 
-        Where one that was seen in the frame before is not seen any more, full detection follows at
-        once, and where none is known, midway between the frames that are due.
+        Where one that was seen in the frame before is not seen any more, it is looked for at once:
+        with a glance if it is large.
         """
         tracks = {feed: sight.tracks for feed, sight in before.items()}
         for wave in _waves(looks):
-            unseen = self._follow_in([look for look in wave if not look.detected], tracks)
-            self._detect_in(unseen)
+            self._follow_in([look for look in wave if not look.detected], tracks)
+            lost = [(look, _lost(tracks[look.view.feed], look)) for look in wave]
+            self._detect_in([look for look, side in lost if side < self._glance_face])
+            large = [
+                look
+                for look, side in lost
+                if self._glance_face <= side < math.inf and look.glanced is None
+            ]
+            for look, faces in zip(large, self._glance_at(large), strict=True):
+                look.add(faces)
             for look in wave:
                 known = tracks[look.view.feed]
-                if look.detected:
-                    known = known.ended() if look.due.cut else known
-                    look.tracks, look.ids = known.after(look.faces, look.view.seconds)
+                known = known.ended() if look.due.cut else known
+                look.tracks, ids = known.after(look.faces, look.view.seconds, begin=look.fresh)
+                seen = ids > 0
+                look.faces, look.fresh, look.ids = (
+                    look.faces.pick(seen),
+                    look.fresh[seen],
+                    ids[seen],
+                )
                 tracks[look.view.feed] = look.tracks
 
     def _detect_in(self, looks: list[Look]) -> None:
@@ -125,40 +173,41 @@ class Finder:
             found += self._detector.detect(images[some])
             self._alive()
         for look, faces in zip(looks, found, strict=True):
-            look.detected, look.faces = True, faces
+            look.detected, look.faces, look.fresh = True, faces, np.ones(len(faces), bool)
 
-    def _follow_in(self, wave: list[Look], tracks: Mapping[int, Tracks]) -> list[Look]:
-        """Follow the known faces, one view a feed; the views that need detection come back."""
-        expected = [tracks[look.view.feed].expected(look.view.seconds) for look in wave]
-        some = [i for i, boxes in enumerate(expected) if len(boxes)]
-        found = [Detections.none()] * len(wave)
-        if some:
-            images = [wave[i].view.image for i in some]
-            answers = self._detector.follow(images, [expected[i] for i in some])
-            for i, (_, faces) in zip(some, answers, strict=True):
-                found[i] = faces
+    def _glance_at(self, looks: list[Look]) -> list[Detections]:
+        images = [look.view.image for look in looks]
+        found: list[Detections] = []
+        for some in runs(images):
+            found += self._detector.glance(images[some])
             self._alive()
-        unseen = []
-        for look, faces in zip(wave, found, strict=True):
-            known = tracks[look.view.feed]
-            after, ids = known.after(faces, look.view.seconds, begin=False)
-            missed = {track.id for track in known.visible}.difference(ids.tolist())
-            if (missed and not look.due.patient) or (look.due.midway and not _settled(known, look)):
-                unseen.append(look)
-            else:
-                look.tracks, look.ids, look.faces = after, ids[ids > 0], faces.pick(ids > 0)
-        return unseen
+        return found
+
+    def _follow_in(self, wave: list[Look], tracks: Mapping[int, Tracks]) -> None:
+        """Follow the known faces, one view a feed, and add those of a glance."""
+        expected = [tracks[look.view.feed].expected(look.view.seconds) for look in wave]
+        some = [(look, boxes) for look, boxes in zip(wave, expected, strict=True) if len(boxes)]
+        if some:
+            images = [look.view.image for look, _ in some]
+            answers = self._detector.follow(images, [boxes for _, boxes in some])
+            for (look, _), (_, faces) in zip(some, answers, strict=True):
+                look.faces, look.fresh = faces, np.zeros(len(faces), bool)
+            self._alive()
+        for look in wave:
+            if look.glanced is not None:
+                look.add(look.glanced)
 
 
-def _settled(known: Tracks, look: Look) -> bool:
-    """Whether there are faces, and a full interval can pass without another being looked for.
+def _lost(known: Tracks, look: Look) -> float:
+    """Side of the smallest face that was seen in the frame before and is not seen in this one.
 
-    A live feed's interval may be long: not where one has just come, or gone out of sight.
+    Infinite if there is none that has to be looked for: it can wait, or was looked for.
     """
-    if not look.view.live:
-        return bool(known.visible)
-    young = any(look.view.seconds - track.born < _YOUNG_S for track in known.known)
-    return bool(known.visible) and not young and len(known.visible) == len(known.known)
+    if look.detected or look.due.patient or not known.visible:
+        return math.inf
+    _, ids = known.after(look.faces, look.view.seconds, begin=look.fresh)
+    lost = [track for track in known.visible if track.id not in ids]
+    return min((max(t.right - t.left, t.bottom - t.top) for t in lost), default=math.inf)
 
 
 def _waves(looks: Sequence[Look]) -> Iterator[list[Look]]:

@@ -58,6 +58,19 @@ def nms_by_group(
     return np.concatenate(kept) if kept else np.zeros(0, np.int64)
 
 
+def covered(
+    boxes: Floats, groups: Ints, by: Floats, by_groups: Ints, threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Which boxes (K, 4) a box of ``by`` (F, 4) of the same group covers.
+
+    It does if they overlap by more than ``threshold`` of the smaller one, as ``nms`` measures it
+    with ``minimum``.
+    """
+    alike = _overlap(by, boxes, True) > threshold
+    alike &= np.equal.outer(by_groups, groups)
+    return np.asarray(alike.any(axis=0))
+
+
 def _overlap(a: Floats, b: Floats, minimum: bool) -> Floats:
     """Overlap of each box of ``a`` (A, 4) with each of ``b`` (B, 4), as (A, B)."""
     inclusive = np.float32(minimum)

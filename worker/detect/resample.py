@@ -68,6 +68,14 @@ class TableMemory(threading.local):
 
     def __init__(self) -> None:
         self._kept = np.empty(0, np.int32)
+        self._window = np.empty(0, np.int32)
+
+    def window(self, height: int, width: int) -> Table:
+        """A table, not yet filled, for one window of this size; the one of before ends."""
+        shape = (height + 1, width + 1, 3)
+        if len(self._window) < math.prod(shape):
+            self._window = np.empty(math.prod(shape), np.int32)
+        return self._window[: math.prod(shape)].reshape(shape)
 
     def take(self, sizes: Sequence[tuple[int, int]]) -> list[Table]:
         """Tables, not yet filled, for pictures of these (height, width); those taken before end."""
@@ -93,12 +101,13 @@ class AreaSampler:
 
     def __init__(self, images: Sequence[Image], memory: TableMemory) -> None:
         self._images = [np.ascontiguousarray(image) for image in images]
-        self._memory = memory.take([image.shape[:2] for image in images])
+        self._memory = memory
+        self._whole = memory.take([image.shape[:2] for image in images])
         self._tables: dict[int, Table] = {}
 
     def prepare(self, picture: int) -> None:
-        cv2.integral(self._images[picture], self._memory[picture])
-        self._tables[picture] = self._memory[picture]
+        cv2.integral(self._images[picture], self._whole[picture])
+        self._tables[picture] = self._whole[picture]
 
     def level(self, pictures: Sequence[int], height: int, width: int) -> Floats:
         tables = [self._tables[i] for i in pictures]
@@ -129,9 +138,10 @@ class AreaSampler:
                 continue
             for i in mine.tolist():
                 left, top, right, bottom = windows[i].tolist()
-                table = cv2.integral(self._images[picture][top:bottom, left:right])
+                table = self._memory.window(bottom - top, right - left)
+                cv2.integral(self._images[picture][top:bottom, left:right], table)
                 corner = windows[i, :2, None]
-                sums[i] = _sums(np.asarray(table, np.int32), first[i] - corner, end[i] - corner)
+                sums[i] = _sums(table, first[i] - corner, end[i] - corner)
         planes = np.ascontiguousarray(sums.transpose(0, 3, 1, 2), np.float32)
         sides = (end - first).astype(np.float32)
         planes /= sides[:, 1, :, None][:, None] * sides[:, 0, None][:, None]

@@ -1,9 +1,9 @@
 """When the full detector is due on a feed: every so many frames, and at once after a scene cut.
 
-Between, known faces are followed. What decides is in the frames: a small grey thumbnail of each
-one, and its time. A lossless feed keeps its interval, so that the same frames give the same faces,
-however they were cut into batches. A live feed stretches it while the picture is still or the
-worker is busy.
+Between, known faces are followed, and now and then large new ones looked for. What decides is in
+the frames: a small grey thumbnail of each one, and its time. A lossless feed keeps its interval, so
+that the same frames give the same faces, however they were cut into batches. A live feed stretches
+it while the picture is still or the worker is busy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _CUT_LIKENESS = 0.5
 
 _FLAT = 4.0
 """Standard deviation of a thumbnail, in grey levels, below which there is nothing to correlate."""
+
+_GLANCE_EVERY = 4
+"""Frames from one glance at large faces to the next, counted from the frame that was due."""
 
 _LONGEST_S = 1.0
 """Where frames are few, this is the interval; it stretches as the other one does."""
@@ -88,10 +91,10 @@ class Due:
     detection: bool
     cut: bool
     """A scene begins here: no face of before is in it."""
-    midway: bool
-    """Half the interval is over: due after all if no face is known, or not well."""
+    glance: bool
+    """Due for a look at large faces only, between two full detections."""
     patient: bool = False
-    """A face that is lost sight of can wait until then: the worker is busy, and the feed live."""
+    """A face that is lost sight of can wait: the worker is busy, and the feed live."""
 
 
 def thumbnail(image: Image) -> bytes:
@@ -126,7 +129,7 @@ def advance(
     """
     if not schedule.thumbnail:
         count = phase % every if live else 0
-        return Schedule(seen, count, seconds), Due(detection=True, cut=False, midway=False)
+        return Schedule(seen, count, seconds), Due(detection=True, cut=False, glance=False)
     before, now = (
         np.frombuffer(t, np.uint8).astype(np.float64) for t in (schedule.thumbnail, seen)
     )
@@ -139,10 +142,10 @@ def advance(
     # A clock that went back is that of another recording.
     late = not 0 <= seconds - schedule.detected < _LONGEST_S * stretch
     if cut or late or count >= interval:
-        return Schedule(seen, 0, seconds, motion), Due(detection=True, cut=cut, midway=False)
-    midway = count == (interval + 1) // 2
+        return Schedule(seen, 0, seconds, motion), Due(detection=True, cut=cut, glance=False)
+    glance = count % round(_GLANCE_EVERY * stretch) == 0
     after = Schedule(seen, count, schedule.detected, motion)
-    return after, Due(detection=False, cut=False, midway=midway, patient=live and busy > _BUSY)
+    return after, Due(detection=False, cut=False, glance=glance, patient=live and busy > _BUSY)
 
 
 def _likeness(before: np.ndarray, now: np.ndarray) -> float:

@@ -100,7 +100,7 @@ class Tracks:
         return boxes.astype(np.float32)
 
     def after(
-        self, faces: Detections, seconds: float, *, begin: bool = True
+        self, faces: Detections, seconds: float, *, begin: bool | npt.NDArray[np.bool_] = True
     ) -> tuple[Tracks, npt.NDArray[np.int64]]:
         """The tracks after the feed's next frame, and the ids (N,) of its faces, in their order.
 
@@ -108,7 +108,8 @@ class Tracks:
             faces: those of the frame.
             seconds: the frame's time on the feed's own clock. A clock that went back is that of
                 another recording: no track continues.
-            begin: whether a face that continues no track begins one; if not, its id is 0.
+            begin: whether a face that continues no track begins one, for all or (N,) for each; if
+                not, its id is 0.
         """
         seconds = round(seconds, 6)
         known = self._alive(seconds)
@@ -119,11 +120,12 @@ class Tracks:
         next_id = self.next_id
         for k in set(range(len(known))).difference(pairs.values()):
             known[k] = replace(known[k], hidden=True)
+        begins = np.broadcast_to(begin, len(boxes))
         for i, box in enumerate(boxes.round(2).tolist()):
             if i in pairs:
                 known[pairs[i]] = _moved(known[pairs[i]], box, seconds)
                 ids[i] = known[pairs[i]].id
-            elif begin:
+            elif begins[i]:
                 left, top, right, bottom = box
                 known.append(Track(next_id, left, top, right, bottom, 0.0, 0.0, seconds, seconds))
                 ids[i] = next_id

@@ -14,6 +14,10 @@ from worker.records import Detections, Floats, Image
 
 Boxes = Sequence[tuple[float, float, float, float]]
 
+LARGE = 80
+"""Side of the faces that a glance sees; ``A`` and ``B`` are smaller."""
+
+C = (60.0, 0.0, 145.0, 85.0)
 A, B = (20.0, 20.0, 60.0, 60.0), (100.0, 20.0, 140.0, 60.0)
 
 
@@ -39,12 +43,18 @@ class Scripted:
         self.hidden: dict[int, Boxes] = {}
         self.detected: list[int] = []
         self.followed: list[int] = []
+        self.glanced: list[int] = []
         self.calls = 0
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         self.calls += bool(images)
         self.detected += map(id, images)
         return [faces([*self.shows.get(id(i), ()), *self.hidden.get(id(i), ())]) for i in images]
+
+    def glance(self, images: Sequence[Image]) -> list[Detections]:
+        self.glanced += map(id, images)
+        found = [[*self.shows.get(id(i), ()), *self.hidden.get(id(i), ())] for i in images]
+        return [faces([box for box in some if box[2] - box[0] >= LARGE]) for some in found]
 
     def follow(
         self, images: Sequence[Image], boxes: Sequence[Floats]
@@ -64,9 +74,9 @@ class Scripted:
 class Stage:
     """Feeds whose frames come at 25 a second, and a finder that is told of them."""
 
-    def __init__(self, every: int = 4) -> None:
+    def __init__(self, every: int = 4, *, min_face: float = 40) -> None:
         self.detector = Scripted()
-        self.finder = Finder(cast(FaceDetector, self.detector), every)
+        self.finder = Finder(cast(FaceDetector, self.detector), every, min_face=min_face)
         self.sights: dict[int, Sight] = {}
         self.frames: dict[int, int] = {}
         self.pictures: list[Image] = []
@@ -136,26 +146,47 @@ def test_a_short_occlusion_keeps_the_id_without_detection() -> None:
     assert not looks[3].detected
 
 
-def test_without_faces_detection_comes_twice_as_often() -> None:
-    stage = Stage(every=8)
-    looks = stage.find(*(stage.view(1) for _ in range(17)))
-    assert [i for i, look in enumerate(looks) if look.detected] == [0, 4, 8, 12, 16]
-    assert stage.detector.followed == []
+def test_a_large_face_that_is_new_is_found_by_a_glance() -> None:
+    stage = Stage(every=12)
+    shown: list[Boxes] = [[A]] * 3 + [[A, C]] * 6
+    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
+    assert [look.detected for look in looks] == [True] + [False] * 8
+    assert [look.ids.tolist() for look in looks] == [[1]] * 4 + [[1, 2]] * 5
+    # What was known is followed there as everywhere; what continues a track is not found anew.
+    assert looks[4].fresh.tolist() == [False, True]
+    assert not any(look.fresh.any() for look in looks[5:])
+    assert stage.detector.glanced == [id(looks[i].view.image) for i in (4, 8)]
 
 
-def test_a_live_feed_is_looked_at_midway_while_its_faces_are_new() -> None:
-    stage = Stage(every=8)
-    looks = stage.find(*(stage.view(1, [A], live=True) for _ in range(60)))
-    first = [i for i, look in enumerate(looks) if look.detected]
-    # Nothing moves: 16 frames, with a look after 8 until the face has been there for a second.
-    assert first == [0, 8, 16, 24, 32, 48]
+def test_a_small_face_that_is_new_waits_for_full_detection() -> None:
+    stage = Stage(every=12)
+    looks = stage.find(stage.view(1, [A]), *(stage.view(1, [A, B]) for _ in range(12)))
+    assert [look.ids.tolist() for look in looks] == [[1]] * 12 + [[1, 2]]
 
 
-def test_a_busy_worker_detects_for_the_lost_of_live_feeds_midway() -> None:
-    for live, expected in ((True, [0, 11]), (False, [0, 1, 5])):
-        stage = Stage(every=8 if live else 5)
+def test_a_large_face_that_is_lost_brings_a_glance_on_the_same_frame() -> None:
+    stage = Stage(every=20, min_face=30)
+    jumped = (0.0, 5.0, 85.0, 90.0)
+    looks = stage.find(stage.view(1, [C]), stage.view(1, [C]), stage.view(1, [jumped]))
+    assert [look.detected for look in looks] == [True, False, False]
+    assert stage.detector.glanced == [id(looks[2].view.image)]
+    assert looks[2].faces.boxes.tolist() == [list(jumped)]
+    assert looks[2].ids.tolist() == [1]
+
+
+def test_where_a_glance_saw_no_lost_face_it_does_not_look_again() -> None:
+    stage = Stage(every=20, min_face=30)
+    shown: list[Boxes] = [[C]] * 4 + [[]] * 3
+    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
+    assert stage.detector.glanced == [id(looks[4].view.image)]
+    assert len(stage.detector.detected) == 1
+
+
+def test_a_busy_worker_does_not_look_at_once_for_the_lost_of_live_feeds() -> None:
+    for live, expected in ((True, [0]), (False, [0, 1])):
+        stage = Stage(every=10)
         views = [stage.view(1, [A, B], live=live)]
-        views += [stage.view(1, [A], live=live) for _ in range(12 if live else 7)]
+        views += [stage.view(1, [A], live=live) for _ in range(7)]
         looks = stage.find(*views, busy=0.8)
         assert [i for i, look in enumerate(looks) if look.detected] == expected
 
@@ -201,6 +232,7 @@ def test_a_search_leaves_what_it_was_given_as_it_was() -> None:
 
 def test_the_search_shows_signs_of_life() -> None:
     stage, signs = Stage(), []
-    stage.finder = Finder(cast(FaceDetector, stage.detector), 4, lambda: signs.append(1))
+    detector = cast(FaceDetector, stage.detector)
+    stage.finder = Finder(detector, 4, min_face=40, alive=lambda: signs.append(1))
     stage.find(*(stage.view(1, [A]) for _ in range(4)))
     assert len(signs) == 4

@@ -60,9 +60,17 @@ def test_a_clock_that_went_back_is_due() -> None:
     assert due.detection
 
 
-def test_midway_is_said_once_between_two_that_are_due() -> None:
-    told = run([scene(1)] * 11)
-    assert [i for i, due in enumerate(told) if due.midway] == [3, 8]
+def test_a_glance_is_due_between_two_full_detections_that_are_far_apart() -> None:
+    told = run([scene(1)] * 21, every=10)
+    assert detected(told) == [0, 10, 20]
+    assert [i for i, due in enumerate(told) if due.glance] == [4, 8, 14, 18]
+    assert not any(due.glance for due in run([scene(1)] * 9, every=4))
+
+
+def test_where_a_live_feed_is_put_off_so_are_its_glances() -> None:
+    told = run([scene(1)] * 41, every=10, live=True, rate=100)
+    assert detected(told) == [0, 20, 40]
+    assert [i for i, due in enumerate(told) if due.glance] == [8, 16, 28, 36]
 
 
 def test_a_cut_is_due_at_once_and_starts_the_count_anew() -> None:
