@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from worker.config import WorkerSettings
 from worker.detect.find import Finder, Look, Sight, View
-from worker.detect.mtcnn import FaceDetector
+from worker.detect.mtcnn import Detector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
 from worker.emotion.align import crop_faces
@@ -99,7 +99,7 @@ class Analyst:
 
     def __init__(
         self,
-        detector: FaceDetector,
+        detector: Detector,
         classifier: Classifier,
         settings: WorkerSettings,
         metrics: Metrics,

@@ -204,10 +204,13 @@ def worker_command(
         thresholds=settings.face_thresholds,
         factor=settings.pyramid_factor,
         provider=settings.provider,
+        engine_cache=settings.engine_cache,
         threads=settings.threads,
     )
     # One thread: a few faces at a time are classified faster by one than by two.
-    classifier = load_classifier(settings.model, provider=settings.provider)
+    classifier = load_classifier(
+        settings.model, provider=settings.provider, engine_cache=settings.engine_cache
+    )
     metrics.model("detector", detector.info)
     server = Server(settings.redis)
     metrics.introduce(process_name(), server.name)
@@ -221,6 +224,8 @@ def worker_command(
     if settings.model is not None:
         model_file = ModelFile(settings.model, classifier, analyst.use, provider=settings.provider)
         signal.signal(signal.SIGHUP, lambda *_: model_file.look())
+    else:  # said to all workers, it is not to end those that have no file to look at
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     loop = pipeline.Pipeline(server, analyst, settings, metrics, state)
     state.watch()
     loop.run(stop)

@@ -17,7 +17,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-from worker.detect.mtcnn import FaceDetector, runs
+from worker.detect.mtcnn import Detector, runs
 from worker.detect.nms import covered
 from worker.detect.schedule import Due, Schedule, advance, thumbnail
 from worker.detect.track import Tracks
@@ -95,7 +95,7 @@ class Finder:
 
     def __init__(
         self,
-        detector: FaceDetector,
+        detector: Detector,
         every: int,
         *,
         min_face: float,

@@ -25,6 +25,7 @@ import onnxruntime as ort
 
 from worker.detect.boxes import CELL, shift, sides, square, windows
 from worker.detect.nms import covered, nms_by_group
+from worker.detect.ongraph import GraphDetector, check_pictures, load_graph_detector
 from worker.detect.propose import Candidates, Map, Pyramid, propose
 from worker.detect.resample import AreaSampler, Sampler, TableMemory
 from worker.errors import ModelError, SettingsError
@@ -57,10 +58,11 @@ def load_detector(
     alike: float = 0.8,
     threads: int = 1,
     provider: Provider = "auto",
+    engine_cache: Path | None = None,
     folder: Path = Path(__file__).parent,
     sampler: Callable[[Sequence[Image]], Sampler] | None = None,
-) -> FaceDetector:
-    """Open the three networks.
+) -> Detector:
+    """Open the three networks; on a GPU the graphs around them, which look at each candidate.
 
     Args:
         min_face: side of the smallest face to find, in pixels; time grows with its inverse square.
@@ -72,6 +74,7 @@ def load_detector(
             original's by 0.96. 1: it looks at each, and the faces are exactly the original's.
         threads: how many calls of the networks run side by side on the CPU.
         provider: where the networks run.
+        engine_cache: where TensorRT keeps what it has built; None for the user's cache folder.
         folder: where pnet.onnx, rnet.onnx and onet.onnx are.
         sampler: how pictures are shrunk; None for the way that ships.
 
@@ -94,13 +97,23 @@ def load_detector(
     for stage in ("pnet", "rnet", "onet"):
         # Calls side by side use the cores better than threads inside a call of so small a network,
         # where only the large layers gain.
-        network = open_network(folder / f"{stage}.onnx", provider=provider, threads=1)
+        network = open_network(
+            folder / f"{stage}.onnx", provider=provider, threads=1, engine_cache=engine_cache
+        )
         if network.metadata.get("name") != f"mtcnn-{stage}" or "version" not in network.metadata:
             raise ModelError(f"{folder / stage}.onnx is not MTCNN's {stage}: its metadata differs")
         networks.append(network)
     versions = {network.metadata["version"] for network in networks}
     if len(versions) != 1:
         raise ModelError(f"the networks in {folder} are of different versions: {sorted(versions)}")
+    if networks[0].session.get_providers()[0] != "CPUExecutionProvider":
+        return load_graph_detector(
+            pyramid=Pyramid(min_face, factor),
+            thresholds=thresholds,
+            provider=provider,
+            engine_cache=engine_cache,
+            folder=folder / "graphs",
+        )
     digest = hashlib.sha256("".join(network.digest for network in networks).encode()).hexdigest()
     pnet, rnet, onet = (network.session for network in networks)
     return FaceDetector(
@@ -165,7 +178,7 @@ class FaceDetector:
         Raises:
             ValueError: a picture has another shape or type.
         """
-        _check(images)
+        check_pictures(images)
         return self._detect(images, self._thresholds[0])
 
     def glance(self, images: Sequence[Image]) -> list[Detections]:
@@ -173,7 +186,7 @@ class FaceDetector:
 
         It looks at pictures of half the size, and there at the likeliest candidates alone.
         """
-        _check(images)
+        check_pictures(images)
         found = self._detect([_half(i) for i in images], max(self._thresholds[0], _LIKELY))
         return [Detections(2 * f.boxes, f.scores, 2 * f.landmarks) for f in found]
 
@@ -216,7 +229,7 @@ class FaceDetector:
         """
         if len(images) != len(boxes):
             raise ValueError(f"there are {len(images)} pictures, and boxes for {len(boxes)}")
-        _check(images)
+        check_pictures(images)
         if not images:
             return []
         counts = [len(some) for some in boxes]
@@ -334,12 +347,7 @@ def _settled(found: _Found, count: int) -> list[tuple[Ints, Detections]]:
     ]
 
 
-def _check(images: Sequence[Image]) -> None:
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(
-                f"a picture is uint8 (height, width, 3), not {image.dtype} {image.shape}"
-            )
+Detector = FaceDetector | GraphDetector
 
 
 def runs(images: Sequence[Image], pixels: int = _PIXELS_AT_ONCE) -> Iterator[slice]:

@@ -82,7 +82,10 @@ class Classifier:
 
 
 def load_classifier(
-    path: Path | None = None, provider: Provider = "auto", threads: int = 1
+    path: Path | None = None,
+    provider: Provider = "auto",
+    threads: int = 1,
+    engine_cache: Path | None = None,
 ) -> Classifier:
     """Open a model file; None opens the one that ships with mien and is fastest here.
 
@@ -93,12 +96,14 @@ def load_classifier(
     or rgb), margin, temperature, name and version, and may hold uncertain_below (0..1). The graph
     must take one uint8 (batch, size, size, C) and give one (batch, labels) float32.
 
+    ``engine_cache``: where TensorRT keeps what it has built; None for the user's cache folder.
+
     Raises:
         ModelError: the file is missing or corrupt, or lacks what is named above; it says which.
         SettingsError: the provider cannot be had.
     """
     path = path or _shipped(resolve(provider))
-    network = open_network(path, provider=provider, threads=threads)
+    network = open_network(path, provider=provider, threads=threads, engine_cache=engine_cache)
     read = _Metadata(path, network.metadata)
     classifier = Classifier(
         labels=read.labels(),
