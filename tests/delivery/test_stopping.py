@@ -12,7 +12,7 @@ import pytest
 
 from tests.delivery.conftest import ROOT, wait_for_batch
 from tests.doubles import running_worker
-from tests.feeds import push_frames, wait_until
+from tests.feeds import frame_of, push_frames, wait_until
 from worker.subscribe.events import events
 from worker.wire.books import read_books
 from worker.wire.keys import FeedKeys
@@ -115,3 +115,23 @@ def test_an_idle_worker_stops_at_once(server: Server, feed: str, start: Start) -
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0
     assert not read_books(server, feed).owned
+
+
+def test_a_worker_without_a_model_file_of_its_own_survives_sighup(
+    server: Server, server_url: str, feed: str
+) -> None:
+    """Said to all workers, it means a new model for those that have a file to look at."""
+    writer = push_frames(server, feed, 1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.app", "worker", "--redis", server_url], cwd=ROOT
+    )
+    try:
+        wait_until(lambda: read_books(server, feed).published == 1, timeout_s=60)
+        process.send_signal(signal.SIGHUP)
+        writer.push(frame_of(writer, 1))
+        wait_until(lambda: read_books(server, feed).published == 2)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
-from tests.doubles import OneFace, running_worker
+from tests.doubles import OneFace, Running, running_worker
 from tests.feeds import frame_of, jpeg, push_frames, wait_until
-from worker import pipeline
+from worker import outcomes, pipeline
 from worker.consume import images, opening
 from worker.publish import settle as settling
 from worker.publish.settle import Outcome, Settled
@@ -87,7 +88,7 @@ def test_the_next_batch_is_read_and_decoded_while_one_is_analysed(
     push_frames(server, feed, 40)
     seen.shut()
     with running_worker(
-        server_url, OneFace(seen.pass_through), batch_size=4, detect_every=1
+        server_url, OneFace(seen.pass_through), batch_size=4, batch_wait_ms=1000, detect_every=1
     ) as worker:
         wait_until(lambda: read_books(server, feed).in_hand == 8)
         assert seen.calls == [4]
@@ -102,13 +103,15 @@ def test_a_live_frame_that_grows_stale_behind_a_batch_is_skipped(
 ) -> None:
     """It was fresh when it was read: what counts is when its analysis begins."""
     seen = Gate()
-    writer = push_frames(server, feed, 0, policy="live", staleness_s=0.5)
+    writer = push_frames(server, feed, 0, policy="live", staleness_s=1.5)
     seen.shut()
     with running_worker(server_url, OneFace(seen.pass_through), batch_size=1, detect_every=1):
+        wait_until(lambda: read_books(server, feed).owned)
         for sequence in range(2):
             writer.push(frame_of(writer, sequence))
             wait_until(lambda sequence=sequence: read_books(server, feed).in_hand == sequence + 1)  # type: ignore[misc]
-        time.sleep(0.6)
+            wait_until(lambda: bool(seen.calls))
+        time.sleep(1.6)
         seen.open()
         wait_until(lambda: read_books(server, feed).in_flight == 0)
     books = read_books(server, feed)
@@ -230,3 +233,67 @@ def test_a_stage_that_hangs_is_noticed(
         hangs.open()
         wait_until(lambda: worker.health.alive()[0])
         wait_until(lambda: read_books(server, feed).published == 3)
+
+
+def test_one_thread_decodes_or_analyses(
+    server: Server, server_url: str, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never both at once: a worker that was given one core computes on one."""
+    computing = threading.Lock()
+    met: list[str] = []
+
+    @contextmanager
+    def alone(what: str) -> Iterator[None]:
+        if not computing.acquire(blocking=False):
+            met.append(what)
+            yield
+            return
+        time.sleep(0.002)
+        yield
+        computing.release()
+
+    decode = images.decode_picture
+
+    def decode_picture(frame: Frame, max_pixels: int) -> Image:
+        with alone("decode"):
+            return decode(frame, max_pixels)
+
+    def look(pictures: Sequence[Image]) -> None:
+        with alone("analysis"):
+            pass
+
+    monkeypatch.setattr(opening, "decode_picture", decode_picture)
+    push_frames(server, feed, 40)
+    with running_worker(server_url, OneFace(look), batch_size=4, threads=1):
+        wait_until(lambda: read_books(server, feed).published == 40)
+    assert not met
+    assert sequences(server_url, feed) == list(range(40))
+
+
+@pytest.mark.parametrize("stage", ["reading", "analysis", "settling"])
+def test_a_stage_that_dies_ends_the_worker_and_loses_nothing(
+    server: Server, server_url: str, feed: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it; and what was in hand is there for the next worker."""
+
+    def die(*_: object, **__: object) -> None:
+        raise MemoryError(stage)
+
+    push_frames(server, feed, 20)
+    with monkeypatch.context() as patched:
+        if stage == "settling":
+            patched.setattr(pipeline, "settle", die)
+        elif stage == "reading":
+            patched.setattr(opening, "decode_picture", die)
+        else:
+            patched.setattr(outcomes.Outcomes, "of", die)
+        worker = Running(server_url, OneFace(), batch_size=4)
+        with pytest.raises(MemoryError, match=stage):
+            worker.pipeline.run(worker.stop)
+        worker.server.close()
+    assert not {"reading", "settling"} & {thread.name for thread in threading.enumerate()}
+    books = read_books(server, feed)
+    assert (books.in_flight, books.published, books.owned) == (20, 0, False)
+    with running_worker(server_url, OneFace(), batch_size=4):
+        wait_until(lambda: read_books(server, feed).published == 20)
+    assert sequences(server_url, feed) == list(range(20))

@@ -28,6 +28,8 @@ _LOOK_S = 1.0
 
 Stamp = tuple[int, int, int]
 """What tells a file's content from another's: inode, time of the change, size."""
+Stamps = tuple[Stamp, Stamp | None]
+"""The model's, and that of the digest beside it, which may come later."""
 
 
 class ModelFile:
@@ -46,7 +48,7 @@ class ModelFile:
         is called with each new one, in the watching thread."""
         self._path, self._provider, self._threads = path, provider, threads
         self._use, self._digest = use, in_use.info.digest
-        self._seen = self._tried = _stamp(path)
+        self._seen = self._tried = _stamps(path)
         self._asked = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._watch, name="model file", daemon=True)
@@ -64,15 +66,19 @@ class ModelFile:
 
     def _watch(self) -> None:
         while not self._closing:
-            now = _stamp(self._path)
+            now = _stamps(self._path)
             if now is not None and now == self._seen and now != self._tried:
                 self._tried = now
-                self._try()
+                try:
+                    self._try(now)
+                except Exception:
+                    # This thread must not die: the next file may be a good one.
+                    log.exception("new model refused, the old one stays in use")
             self._seen = now
             self._asked.wait(_LOOK_S)
             self._asked.clear()
 
-    def _try(self) -> None:
+    def _try(self, stamps: Stamps) -> None:
         try:
             new = load_classifier(self._path, provider=self._provider, threads=self._threads)
             if new.info.digest == self._digest:
@@ -83,6 +89,8 @@ class ModelFile:
         except MienError as error:
             log.error("new model refused, the old one stays in use", why=str(error))
             return
+        if _stamps(self._path) != stamps:
+            return  # what was loaded may not be what was checked: the next look finds it whole
         self._digest = new.info.digest
         self._use(new)
         log.info("new model", model=new.info.name, version=new.info.version, digest=new.info.digest)
@@ -94,7 +102,7 @@ def check_digest(path: Path) -> None:
     Raises:
         ModelError: they disagree, or one cannot be read.
     """
-    beside = path.with_name(path.name + ".sha256")
+    beside = _beside(path)
     try:
         promised = beside.read_text().split()
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -148,6 +156,16 @@ def _crops(model: Classifier) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
             for view, at in zip(views, boxes, strict=True)
         ]
     )  # fmt: skip
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _stamps(path: Path) -> Stamps | None:
+    """None while there is no model."""
+    model = _stamp(path)
+    return None if model is None else (model, _stamp(_beside(path)))
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import structlog
 
 from worker.capture.encode import encode_jpeg
 from worker.consume.leases import Lease
@@ -21,8 +22,12 @@ from worker.errors import ServerError
 from worker.records import Face, Image, PreviewMode
 from worker.wire.server import Server
 
+log = structlog.get_logger()
+
 WIDTH = 320
 """Pixels; smaller pictures stay as they are."""
+_HEIGHT = 4 * WIDTH
+"""Nor is any picture higher than this, whatever its shape."""
 KEPT_S = 10.0
 _EVERY_S = 0.4
 """Between two previews of one feed."""
@@ -42,6 +47,8 @@ class _Offer:
     frame_id: str
     image: Image
     faces: Sequence[Face]
+    late_at: float
+    """When it would be shown too long after (monotonic seconds)."""
 
 
 class Previews:
@@ -69,7 +76,7 @@ class Previews:
                 return
             self._next = {feed: at for feed, at in self._next.items() if at > now}
             self._next[lease.feed] = now + _EVERY_S
-            self._offers[lease.feed] = _Offer(lease, frame_id, image, faces)
+            self._offers[lease.feed] = _Offer(lease, frame_id, image, faces, now + KEPT_S)
             self._something.notify()
 
     def close(self) -> None:
@@ -86,8 +93,14 @@ class Previews:
                 if self._closing:
                     return
                 offer = self._offers.pop(next(iter(self._offers)))
-            with suppress(ServerError):  # of an outage the pipeline tells
-                self._publish(offer)
+            if time.monotonic() > offer.late_at:  # the server was away
+                continue
+            try:
+                with suppress(ServerError):  # of an outage the pipeline tells
+                    self._publish(offer)
+            except Exception:
+                # This thread must not die: the other feeds' previews come from it, too.
+                log.exception("no preview", feed=offer.lease.feed, frame_id=offer.frame_id)
 
     def _publish(self, offer: _Offer) -> None:
         small = preview_of(offer.image, offer.faces, blurred=self._mode == "blurred")
@@ -111,7 +124,7 @@ def preview_of(image: Image, faces: Sequence[Face], *, blurred: bool) -> Image:
     the picture is blurred, because a face may be there that was not found.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, WIDTH / width)
+    scale = min(1.0, WIDTH / width, _HEIGHT / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     if not blurred:

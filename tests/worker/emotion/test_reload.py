@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.feeds import wait_until
+from worker.emotion import reload
 from worker.emotion.classifier import SHIPPED, Classifier, load_classifier
 from worker.emotion.reload import ModelFile, check_answers, check_digest
 from worker.errors import ModelError
@@ -148,6 +149,49 @@ def test_a_file_that_is_not_what_its_digest_says(
     promised.write_text("")
     with pytest.raises(ModelError, match="SHA-256"):
         check_digest(place)
+
+
+def test_a_digest_that_comes_after_its_model_is_held_against_it_then(
+    watched: Watched, place: Path, tmp_path: Path
+) -> None:
+    promised = place.with_name("model.onnx.sha256")
+    promised.write_text(hashlib.sha256(place.read_bytes()).hexdigest())
+    with capture_logs() as logs:
+        replace(place, versioned(tmp_path / "new", "2"))
+        wait_until(lambda: any("old one stays" in line["event"] for line in logs))
+    promised.write_text(hashlib.sha256(place.read_bytes()).hexdigest())
+    assert wait_for(watched).info.version == "2"
+
+
+def test_a_file_that_fails_as_nobody_foresaw_is_refused_and_the_next_one_taken(
+    watched: Watched, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(model: Classifier) -> None:
+        if model.info.version == "2":
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no such byte")
+        check_answers(model)
+
+    monkeypatch.setattr(reload, "check_answers", check)
+    with capture_logs() as logs:
+        replace(place, versioned(tmp_path / "new", "2"))
+        wait_until(lambda: any("old one stays" in line["event"] for line in logs))
+    replace(place, versioned(tmp_path / "new", "3"))
+    assert wait_for(watched).info.version == "3"
+
+
+def test_what_is_replaced_while_it_is_looked_at_is_looked_at_again(
+    watched: Watched, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest that was read last does not speak for what was loaded first."""
+    third = versioned(tmp_path / "third", "3")
+
+    def check(model: Classifier) -> None:
+        if third.exists():
+            third.rename(place)
+
+    monkeypatch.setattr(reload, "check_answers", check)
+    replace(place, versioned(tmp_path / "new", "2"))
+    assert wait_for(watched).info.version == "3", "and the second one never"
 
 
 def test_the_shipped_model_answers_as_it_must() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from tests.feeds import wait_until
 from worker.consume.leases import Lease
 from worker.detect.mtcnn import load_detector
+from worker.publish import previews
 from worker.publish.previews import KEPT_S, WIDTH, Previews, preview_of
 from worker.records import Face, Image
 from worker.sample.portrait import portrait_with_face
@@ -89,21 +91,62 @@ def test_who_does_not_own_the_feed_shows_nothing(
     assert not entries(server, feed)
 
 
+def test_a_picture_of_any_shape_is_small_and_costs_no_other_feed_its_previews(
+    server: Server, feed: str, clear: Previews
+) -> None:
+    clear.offer(lease_of(server, feed), "7-0", picture(4, 65_530), ())
+    clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+    wait_until(lambda: bool(entries(server, f"{feed}-b")))
+    (entry,) = entries(server, feed)
+    assert int(entry[b"height"]) <= 4 * WIDTH
+
+
+def test_previews_go_on_after_one_that_cannot_be_made(
+    server: Server, feed: str, clear: Previews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = previews.preview_of
+
+    def preview_of(image: Image, faces: Sequence[Face], *, blurred: bool) -> Image:
+        if image.shape[0] == 13:
+            raise RuntimeError("stumbled")
+        return make(image, faces, blurred=blurred)
+
+    monkeypatch.setattr(previews, "preview_of", preview_of)
+    with capture_logs() as logs:
+        clear.offer(lease_of(server, feed), "7-0", picture(64, 13), ())
+        clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+        wait_until(lambda: bool(entries(server, f"{feed}-b")))
+    assert [(line["event"], line["feed"]) for line in logs] == [("no preview", feed)]
+
+
+def test_what_has_waited_for_too_long_is_not_shown(
+    server: Server, feed: str, clear: Previews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was away meanwhile: it would be taken for what the camera sees now."""
+    monkeypatch.setattr(previews, "KEPT_S", -1.0)
+    clear.offer(lease_of(server, feed), "7-0", picture(), ())
+    wait_until(lambda: not clear._offers)
+    monkeypatch.undo()
+    clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+    wait_until(lambda: bool(entries(server, f"{feed}-b")))
+    assert not entries(server, feed)
+
+
 def test_off_is_off(server: Server, feed: str) -> None:
-    previews = Previews(server, "off")
-    previews.offer(lease_of(server, feed), "7-0", picture(), ())
-    previews.close()
+    made = Previews(server, "off")
+    made.offer(lease_of(server, feed), "7-0", picture(), ())
+    made.close()
     assert server.command("EXISTS", FeedKeys.of(feed).preview) == 0
 
 
 def test_an_outage_costs_previews_and_nothing_else(feed: str) -> None:
-    previews = Previews(Server("redis://127.0.0.1:1"), "clear")
+    made = Previews(Server("redis://127.0.0.1:1"), "clear")
     lease = Lease(feed, "me.1", FeedKeys.of(feed), FeedSettings())
     for number in range(3):
         began = time.monotonic()
-        previews.offer(lease, f"{number}-0", picture(), ())
+        made.offer(lease, f"{number}-0", picture(), ())
         assert time.monotonic() - began < 1
-    previews.close()
+    made.close()
 
 
 @pytest.mark.parametrize("side", [60, 100, 200, 400])
