@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import structlog
+import typer
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -22,6 +23,15 @@ from worker.terminal import say
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "pretty", "logfmt", "json"]
 """``auto``: pretty on a terminal, else logfmt."""
+
+LogLevel = Annotated[
+    Level, typer.Option(envvar="MIEN_LOG_LEVEL", help="Log this and what is more important.")
+]
+LogFormat = Annotated[
+    Format,
+    typer.Option(envvar="MIEN_LOG_FORMAT", help="auto: pretty on a terminal, else logfmt."),
+]
+"""The options of every command that logs."""
 
 _FIRST = ("timestamp", "level", "event", "worker", "feed", "frame_id")
 _FIELDS = ("feed", "frame_id")

@@ -52,6 +52,7 @@ def _draw_face(canvas: Image, face: Face) -> None:
 
     shown = face.smoothed or face.raw
     title = f"#{face.track_id} {face.label} {shown.get(face.label, 0):.0%}"
+    title += " ?" if face.uncertain else ""
     (text_width, text_height), base = cv2.getTextSize(title, _FONT, scale, 1)
     at_x = max(0, min(left, width - text_width - 4))
     at_y = top - base - 2 if top > text_height + base + 4 else bottom + text_height + base

@@ -114,9 +114,7 @@ def latency_s(event: FrameEvent) -> float | None:
 
 def line_of(event: FrameEvent) -> str:
     """The event on one line, for output that is not a terminal."""
-    faces = ", ".join(
-        f"#{face.track_id} {face.label} {face.raw.get(face.label, 0):.0%}" for face in event.faces
-    )
+    faces = ", ".join(f"#{face.track_id} {_label(face)}" for face in event.faces)
     return f"{event.feed} {clock(event.pts_seconds)} {faces or 'no face'}"
 
 
@@ -126,13 +124,22 @@ def _face_cells(face: Face | None, wide: bool) -> tuple[str | Text, ...]:
     left, top, right, bottom = face.box
     shown = face.smoothed or face.raw
     colour = _COLOURS.get(face.label, "white")
-    label = f"{face.label} {shown.get(face.label, 0):.0%}" + (" ?" if face.uncertain else "")
     bars = Text()
     for name in sorted(shown):
         share = min(1.0, max(0.0, shown[name]))
         bars.append(name[:3] if wide else name[:2], style="dim")
         bars.append(_bar(share, wide) + " ", style=_COLOURS.get(name, "white"))
-    return f"#{face.track_id} {right - left:.0f}x{bottom - top:.0f}", Text(label, colour), bars
+    return (
+        f"#{face.track_id} {right - left:.0f}x{bottom - top:.0f}",
+        Text(_label(face), colour),
+        bars,
+    )
+
+
+def _label(face: Face) -> str:
+    """The label and how probable it is, with a question mark where the model abstains."""
+    share = (face.smoothed or face.raw).get(face.label, 0.0)
+    return f"{face.label} {share:.0%}" + (" ?" if face.uncertain else "")
 
 
 def _bar(share: float, wide: bool) -> str:

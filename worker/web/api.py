@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,9 +18,10 @@ from worker.subscribe.cursors import Position, tails
 from worker.subscribe.history import Page, bound, history
 from worker.subscribe.previews import latest_preview
 from worker.subscribe.summary import Summary, Tally, summary
-from worker.web.guard import grant_of
+from worker.web.guard import client_of, grant_of
 from worker.web.hub import Hub
-from worker.web.threads import Threads
+from worker.web.limits import Places
+from worker.web.threads import Busy, Threads
 from worker.wire.codec import event_to_json
 from worker.wire.keys import check_feed_name
 from worker.wire.registry import registered
@@ -28,7 +31,11 @@ from worker.wire.workers import WorkerEntry, live_workers
 _FRESH_S = 1.0
 _SUMMARY_FRESH_S = 2.0
 _PREVIEW_FRESH_S = 0.2
+_HEAVY_THREADS, _HEAVY_DEADLINE_S = 2, 30.0
+_HEAVY, _HEAVY_EACH = 32, 8
+"""Questions that read thousands of events: so many at once, so many of them of one client."""
 DEFAULT_LIMIT, MAX_LIMIT = 100, 2_000
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 Tails = Mapping[str, Position | ServerError]
@@ -40,6 +47,12 @@ class Api:
     def __init__(self, server: Server, hub: Hub, threads: Threads) -> None:
         self._server, self._hub, self._threads = server, hub, threads
         self._looks = Looks(server)
+        # What takes long waits for its like, and not what is asked every second for it.
+        self._heavy = Threads(_HEAVY_THREADS, _HEAVY_DEADLINE_S)
+        self._turns = Places(_HEAVY, _HEAVY_EACH)
+
+    def close(self) -> None:
+        self._heavy.close()
 
     async def feeds(self, request: Request) -> Response:
         """How the feeds stand that this client may see."""
@@ -57,9 +70,7 @@ class Api:
                 "workers": len(workers),
                 "feeds": found,
                 "complaints": {
-                    feed: what
-                    for feed, what in look.complaints.items()
-                    if grant.everything or feed in found
+                    feed: what for feed, what in look.complaints.items() if grant.sees(feed)
                 },
             }
         )
@@ -93,17 +104,19 @@ class Api:
             )
             return _as_bytes(page)
 
-        return Response(await self._threads.run(ask), media_type="application/json")
+        with self._turn(request):
+            return Response(await self._heavy.run(ask), media_type="application/json")
 
     async def summary(self, request: Request) -> Response:
         """What a feed's events of some time add up to."""
         feed = await self.visible(request, request.path_params["feed"])
         begin, end = _range(request)
-        found = await self._threads.shared(
-            ("summary", feed, begin, end),
-            _SUMMARY_FRESH_S,
-            lambda: summary(self._server, feed, begin=begin, end=end),
-        )
+        with self._turn(request):
+            found = await self._heavy.shared(
+                ("summary", feed, begin, end),
+                _SUMMARY_FRESH_S,
+                lambda: summary(self._server, feed, begin=begin, end=end),
+            )
         return JSONResponse({"feed": feed, **_summary(found)})
 
     async def preview(self, request: Request) -> Response:
@@ -147,6 +160,24 @@ class Api:
                     return feed
         raise HTTPException(404, f"no feed {feed} is registered")
 
+    @contextmanager
+    def _turn(self, request: Request) -> Iterator[None]:
+        """While it lasts, one of this client's heavy questions is open."""
+        client = client_of(request)
+        if self._turns.full_for(client):
+            raise HTTPException(
+                429,
+                f"{self._turns.each} such questions of yours are open: wait for an answer",
+                {"Retry-After": "1"},
+            )
+        if self._turns.full():
+            raise Busy
+        self._turns.enter(client)
+        try:
+            yield
+        finally:
+            self._turns.leave(client)
+
     def _look(self) -> tuple[Look, Tails, Mapping[str, WorkerEntry]]:
         look = self._looks.again()
         return look, tails(self._server, sorted(look.feeds)), live_workers(self._server)
@@ -180,8 +211,8 @@ def _range(request: Request) -> tuple[str, str | None]:
 
 
 def _limit(given: str) -> int:
-    if given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MAX_LIMIT:
-        return int(given)
+    if _NUMBER.fullmatch(given) and 1 <= (limit := int(given)) <= MAX_LIMIT:
+        return limit
     raise SettingsError(f"limit = {given[:100]!a} is not a whole number from 1 to {MAX_LIMIT}")
 
 

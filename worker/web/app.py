@@ -77,6 +77,7 @@ def build(
         yield
         await hub.close()
         live.close()
+        api.close()
         threads.close()
 
     async def page(request: Request) -> Response:

@@ -12,7 +12,7 @@ import typer
 
 from worker import logs
 from worker.errors import SettingsError
-from worker.logs import Format, Level
+from worker.logs import LogFormat, LogLevel
 from worker.operate.durations import seconds
 from worker.terminal import say
 
@@ -67,13 +67,8 @@ def web(
     rate: Annotated[
         float, typer.Option(min=1, help="Requests a second for each token and address.")
     ] = 100.0,
-    log_level: Annotated[
-        Level, typer.Option(envvar="MIEN_LOG_LEVEL", help="Log this and what is more important.")
-    ] = "info",
-    log_format: Annotated[
-        Format,
-        typer.Option(envvar="MIEN_LOG_FORMAT", help="auto: pretty on a terminal, else logfmt."),
-    ] = "auto",
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "auto",
 ) -> None:
     """Serve the page and the HTTP API: live events, history, summaries, previews, books.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 
 _LONGEST_URL = 16_384
 _LARGEST_BODY = 4_096
+_BODY_S = 10.0
+"""Within this time a body must have come."""
 _POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -112,8 +115,11 @@ class Guard:
             await refusal(413, f"the body is larger than {_LARGEST_BODY} bytes")(
                 scope, receive, dressed
             )
+        except _TooSlow:
+            answer = refusal(408, f"the body has not come within {_BODY_S:g} s")
+            await answer(scope, receive, dressed)
         except Exception:
-            log.exception("a request failed", path=request.url.path)
+            log.exception("a request failed", path=scope["path"])
             if started:
                 raise
             answer = refusal(500, "an error of mien itself: its log says more")
@@ -127,12 +133,16 @@ class Guard:
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > _LARGEST_BODY:
             return refusal(413, f"the body is larger than {_LARGEST_BODY} bytes")
+        if request.method in ("GET", "HEAD") and (
+            int(length) or "transfer-encoding" in request.headers
+        ):
+            return refusal(413, f"{request.method} takes no body")
         host = _without_port(request.headers.get("host", ""))
         if self._rules.hosts is not None and host not in self._rules.hosts:
             return refusal(
                 403, f"this server is not called {host[:100]!a} (mien web --allow-host NAME)"
             )
-        if request.url.path.startswith("/api/") and self._from_elsewhere(request):
+        if request.scope["path"].startswith("/api/") and self._from_elsewhere(request):
             return refusal(403, "pages of other sites may not use this API (--allow-origin)")
         return None
 
@@ -149,7 +159,7 @@ class Guard:
 
     def _refuse_client(self, request: Request) -> JSONResponse | None:
         """Whether its sender has to show a token first, or asks too often."""
-        path = request.url.path
+        path = request.scope["path"]
         request.state.grant = grant = self._access.grant(request)
         if wait_s := self._rate.take(client_of(request)):
             return refusal(429, "too many requests: wait a little", {"Retry-After": str(wait_s)})
@@ -173,7 +183,7 @@ class Guard:
 
 def cookie(request: Request, value: str) -> str:
     """The session's cookie, with ``value``; empty to end it."""
-    secure = "; Secure" if request.url.scheme == "https" else ""
+    secure = "; Secure" if request.scope["scheme"] == "https" else ""
     life_s = SESSION_S if value else 0
     return f"{COOKIE}={value}; Max-Age={life_s}; Path=/; HttpOnly; SameSite=Strict{secure}"
 
@@ -182,13 +192,25 @@ class _TooLarge(Exception):
     """A body without a stated length has grown beyond the limit."""
 
 
+class _TooSlow(Exception):
+    """A body does not come to its end."""
+
+
 def _limited(receive: Receive) -> Receive:
-    size = 0
+    size, complete = 0, False
+    until = asyncio.get_running_loop().time() + _BODY_S
 
     async def counted() -> Message:
-        nonlocal size
-        message = await receive()
+        nonlocal size, complete
+        if complete:
+            return await receive()  # that the client has gone, some day
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            raise _TooSlow from None
         size += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
         if size > _LARGEST_BODY:
             raise _TooLarge
         return message

@@ -31,7 +31,7 @@ class Rate:
 
 
 class Places:
-    """Room for live streams: so many for all, and so many for each client."""
+    """Room for what lasts, such as live streams: so much for all, and so much for each client."""
 
     def __init__(self, total: int, each: int) -> None:
         self.total, self.each = total, each

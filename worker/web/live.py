@@ -41,19 +41,19 @@ class Live:
 
     async def one(self, request: Request) -> Response:
         """Live events of one feed."""
-        return await self._open(request, [request.path_params["feed"]])
+        return await self._open(request, [request.path_params["feed"]], named=False)
 
     async def several(self, request: Request) -> Response:
         """Live events of several feeds: browsers open but few connections to one host."""
         feeds = list(dict.fromkeys(request.query_params.getlist("feed")))
         if not 1 <= len(feeds) <= MAX_FEEDS:
             raise SettingsError(f"feed is to be given 1 to {MAX_FEEDS} times, not {len(feeds)}")
-        return await self._open(request, feeds)
+        return await self._open(request, feeds, named=True)
 
     def close(self) -> None:
         self._threads.close()
 
-    async def _open(self, request: Request, feeds: Sequence[str]) -> Response:
+    async def _open(self, request: Request, feeds: Sequence[str], *, named: bool) -> Response:
         for feed in feeds:
             await self._api.visible(request, feed)
         cursor = request.headers.get("last-event-id") or request.query_params.get("since", "")
@@ -75,8 +75,9 @@ class Live:
             )
         grant = grant_of(request)
         viewer = Viewer(
-            self._server, self._hub, self._threads, feeds, since, lambda: self._access.still(grant)
-        )
+            self._server, self._hub, self._threads, feeds, since,
+            lambda: self._access.still(grant), named=named,
+        )  # fmt: skip
         return _LiveResponse(viewer, self._places, client, self._metrics)
 
 

@@ -1,7 +1,7 @@
 """What a live stream says, as server-sent events, and the cursors with which it is taken up again.
 
 A cursor names, for each feed of the stream, the last event that was sent: its id and its ordinal,
-``cam1=1760000000000-0/123,cam2=1760000000040-0/45``; without the name where there is but one feed.
+``cam1=1760000000000-0/123,cam2=1760000000040-0/45``; without the name in the stream of one feed.
 The ordinal may be left out; then what was trimmed since cannot be counted.
 """
 
@@ -53,12 +53,15 @@ def named(event: str, data: Mapping[str, Any]) -> bytes:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def cursor_line(positions: Mapping[str, Position | None]) -> bytes:
-    """``id: ...`` for a viewer who stands so; empty if nothing is known yet."""
+def cursor_line(positions: Mapping[str, Position | None], *, named: bool) -> bytes:
+    """``id: ...`` for a viewer who stands so; empty if nothing is known yet.
+
+    ``named``: with the feeds' names; else there is one feed, and all know which.
+    """
     known = {feed: position for feed, position in positions.items() if position is not None}
     if not known:
         return b""
-    if len(positions) == 1:
+    if not named:
         return f"id: {_words(*known.values())}\n".encode()
     return f"id: {','.join(f'{feed}={_words(at)}' for feed, at in known.items())}\n".encode()
 

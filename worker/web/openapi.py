@@ -71,6 +71,7 @@ _ERRORS = {
     "401": "A valid token is wanted.",
     "403": "Not from this site, or not by this name.",
     "404": "There is no such feed, or not for this token.",
+    "408": "The body has not come in time.",
     "409": "This server has no tokens.",
     "413": "The body is too large.",
     "414": "The URL is too long.",

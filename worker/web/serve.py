@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from worker.errors import SettingsError
 from worker.web.app import Web
@@ -18,6 +20,34 @@ _SEND_BYTES = 1 << 18
 _STOP_S = 5
 _OTHERS = 1_000
 """Connections beside those that are live."""
+_REQUEST_S = 10.0
+"""A connection on which no whole request comes for so long is closed: it would hold a place."""
+_LARGEST_HEAD = 1 << 16
+"""Of a request, in bytes: URL and Last-Event-ID may both name many feeds."""
+
+
+class Prompt(H11Protocol):
+    """HTTP for clients who say what they want: silent connections and dripping heads end."""
+
+    _look: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def _look_later(self) -> None:
+        self._look = self.loop.call_later(_REQUEST_S, self._end_if_silent, self.cycle)
+
+    def _end_if_silent(self, before: RequestResponseCycle | None) -> None:
+        """``before``: the request of the last look."""
+        if self.cycle is before and (before is None or before.response_complete):
+            self.transport.close()
+        else:
+            self._look_later()
 
 
 class WebServer(uvicorn.Server):
@@ -44,6 +74,9 @@ class WebServer(uvicorn.Server):
         config = uvicorn.Config(
             web.app,
             log_config=None,
+            http=Prompt,
+            h11_max_incomplete_event_size=_LARGEST_HEAD,
+            ws="none",
             access_log=False,
             server_header=False,
             proxy_headers=proxy is not None,

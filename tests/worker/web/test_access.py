@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from tests.worker.web.published import publish
 from worker.errors import SettingsError
 from worker.web.guard import Rules, loopback_names
 from worker.web.tokens import find, new_token, read_tokens
+from worker.wire.keys import FeedKeys
+from worker.wire.registry import register
 from worker.wire.server import Server
 
 LIVE = "/api/feeds/cam1/events/live"
@@ -48,6 +53,15 @@ def taken_up(site: Site, token: str) -> None:
             return
         time.sleep(0.2)  # many wrong ones would be told to wait
     raise AssertionError("the token was not taken up")
+
+
+@contextmanager
+def connected(site: Site, said: str) -> Iterator[socket.socket]:
+    """A connection on which this was sent, as it is."""
+    port = int(site.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(said.encode())
+        yield connection
 
 
 def sign_in(site: Site, token: str) -> httpx.Response:
@@ -129,8 +143,11 @@ def test_a_token_is_wanted_for_all_but_the_page(guarded: Site, tokens: Path) -> 
     taken_up(guarded, made)
 
 
-def test_feeds_outside_the_scope_do_not_exist(guarded: Site, tokens: Path) -> None:
+def test_feeds_outside_the_scope_do_not_exist(guarded: Site, server: Server, tokens: Path) -> None:
     made = new_token(tokens, "wall", ("cam*",))
+    for feed in ("cam3", "vault"):
+        register(server, feed)
+        server.command("SET", FeedKeys.of(feed).stats, "no books")
     taken_up(guarded, made)
     headers = bearer(made)
     assert set(guarded.json("/api/feeds", headers=headers)["feeds"]) == {"cam1", "cam2"}
@@ -141,6 +158,9 @@ def test_feeds_outside_the_scope_do_not_exist(guarded: Site, tokens: Path) -> No
         absent = guarded.get(f"/api/feeds/nine/{path}", headers=headers)
         assert hidden.status_code == absent.status_code == 404
         assert hidden.text.replace("door", "nine") == absent.text
+    complaints = guarded.json("/api/feeds", headers=headers)["complaints"]
+    assert "cam3" in complaints, "though nothing else can be said of it"
+    assert set(complaints) <= {"cam1", "cam2", "cam3"}
     several = "/api/events/live?feed=cam1&feed=door"
     assert guarded.refused(several, headers=headers) == (404, "no feed door is registered")
     assert guarded.refused("/metrics", headers=headers)[0] == 403
@@ -272,6 +292,30 @@ def test_a_body_that_grows_is_cut_off(guarded: Site) -> None:
     headers = {"Content-Type": "application/json"}
     answer = guarded.client.post("/api/session", content=parts, headers=headers)
     assert answer.status_code == 413
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    guarded: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.web.guard._BODY_S", 0.2)
+    head = "POST /api/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connected(guarded, f"{head}Content-Length: 100\r\n\r\n{{") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+    with connected(guarded, "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("head", ["", "GET / HTTP/1.1\r\nHos"])
+def test_who_says_nothing_is_not_kept(
+    site: Site, server: Server, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr("worker.web.serve._REQUEST_S", 0.3)
+    publish(server, "cam1", 1)
+    with site.live(LIVE) as stream, connected(site, head) as connection:
+        stream.ready()
+        assert connection.recv(4096) == b""
+        publish(server, "cam1", 1, first=2)
+        assert stream.next().event == "event", "a stream in which nothing is asked goes on"
 
 
 def test_without_tokens_there_is_nothing_to_sign_in_to(site: Site) -> None:

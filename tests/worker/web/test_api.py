@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.doubles import running_worker
 from tests.feeds import push_frames, wait_until
 from tests.worker.web.conftest import Serve, Site, serving
 from tests.worker.web.published import START, face, frame_id, preview, publish
+from worker.subscribe.history import Page, history
 from worker.wire.books import read_books
 from worker.wire.codec import event_to_json
 from worker.wire.keys import FeedKeys
@@ -106,6 +109,8 @@ def test_history_by_id_and_by_time(
         (f"{EVENTS}?limit=0", 400, "limit = '0' is not a whole number from 1 to 2000"),
         (f"{EVENTS}?limit=2001", 400, "limit = '2001'"),
         (f"{EVENTS}?limit=two", 400, "limit = 'two'"),
+        (f"{EVENTS}?limit=000000001999999", 400, "limit = '000000001999999'"),
+        (f"{EVENTS}?limit=000000001{'0' * 5000}", 400, "limit = '000000001000"),
         (f"{EVENTS}?limit=%D9%A3", 400, "limit = "),
         (f"{EVENTS}?from=yesterday", 400, "from = 'yesterday' is neither an event's id"),
         (f"{EVENTS}?to=2026-03-01T12:00:00", 400, "to = '2026-03-01T12:00:00' is neither"),
@@ -225,6 +230,32 @@ def test_a_server_that_is_away_is_said_at_once(killable: Killable) -> None:
         assert "mien_server_up{" in metrics
         killable.start()
         wait_until(lambda: site.get("/api/feeds").status_code == 200)
+
+
+def test_who_asks_much_at_once_keeps_nobody_waiting(
+    site: Site, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, "cam1", 1)
+    go_on, asked = threading.Event(), threading.Semaphore(0)
+
+    def slow(*arguments: Any, **named: Any) -> Page:
+        asked.release()
+        assert go_on.wait(30)
+        return history(*arguments, **named)
+
+    monkeypatch.setattr("worker.web.api.history", slow)
+    with ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(site.get, EVENTS) for _ in range(12)]
+        asked.acquire()
+        wait_until(lambda: sum(answer.done() for answer in answers) == 4)
+        refused = [answer.result() for answer in answers if answer.done()]
+        assert site.json("/api/feeds")["feeds"]["cam1"]["published"] == 1
+        go_on.set()
+    for answer in refused:
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert answer.json() == {"error": "8 such questions of yours are open: wait for an answer"}
+    assert sorted(answer.result().status_code for answer in answers) == [200] * 8 + [429] * 4
+    assert site.get(EVENTS).status_code == 200
 
 
 def test_metrics_of_the_site_and_of_all_feeds(site: Site, server: Server) -> None:

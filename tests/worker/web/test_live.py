@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
+from urllib.parse import urlencode
 
 import pytest
 
@@ -116,6 +118,51 @@ def test_several_feeds_in_one_stream_and_one_cursor(site: Site, server: Server) 
         wait_until(lambda: "cam3=" in stream.last_id or stream._message() is None)
         publish(server, "cam3", 1, first=2)
         assert stream.next().data["sequence"] == "2"
+
+
+def test_from_one_feed_to_several_and_back_with_one_cursor(site: Site, server: Server) -> None:
+    for feed in ("cam1", "cam2"):
+        publish(server, feed, 1)
+    one, two = "/api/events/live?feed=cam1", "/api/events/live?feed=cam1&feed=cam2"
+    with site.live(one) as stream:
+        stream.ready()
+        cursor = stream.last_id
+    assert cursor == f"cam1={frame_id(1)}/1"
+    publish(server, "cam1", 1, first=2)
+    with site.live(f"{two}&since={cursor}") as stream:
+        assert stream.next().data["sequence"] == "2"
+        wait_until(lambda: "cam2=" in stream.last_id or stream._message() is None)
+        cursor = stream.last_id
+    publish(server, "cam1", 1, first=3)
+    with site.live(f"{one}&since={cursor}") as stream:
+        assert stream.next().id == f"cam1={frame_id(3)}/3"
+
+
+def test_as_many_feeds_as_may_be_with_the_longest_names(site: Site, server: Server) -> None:
+    feeds = [f"{n:02d}".ljust(100, "x") for n in range(64)]
+    for feed in feeds:
+        publish(server, feed, 1)
+    several = "/api/events/live?" + urlencode([("feed", feed) for feed in feeds])
+    with site.live(several) as stream:
+        while stream.last_id.count("=") < 64:
+            stream._message()
+        cursor = stream.last_id
+    publish(server, feeds[7], 1, first=2)
+    asked = f"{several}&{urlencode({'since': cursor})}"
+    # As a browser asks that connects again, and as a network may cut it.
+    head = f"GET {asked} HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {cursor}\r\n\r\n".encode()
+    port = int(site.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(head), 1400):
+            connection.sendall(head[at : at + 1400])
+            time.sleep(0.002)
+        read = b""
+        while b"event: event" not in read:
+            part = connection.recv(1 << 16)
+            assert part, read[:200]
+            read += part
+    assert read.startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_new_preview_is_announced(site: Site, server: Server) -> None:

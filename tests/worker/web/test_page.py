@@ -205,6 +205,13 @@ def test_a_feed_that_is_not_there(seen: Looked) -> None:
     seen.says(".condition", "there is no feed nowhere")
 
 
+def test_an_address_that_names_no_feed_shows_the_wall(seen: Looked) -> None:
+    seen.page.goto(f"{seen.address}#/feed/{FEED}")
+    seen.says("h1", FEED)
+    seen.page.goto(f"{seen.address}#/feed/%zz")
+    seen.page.locator(f".card[data-feed={FEED}]").wait_for()
+
+
 def test_series_keep_their_order_each_event_once(seen: Looked) -> None:
     found = seen.page.evaluate("""async () => {
         const { Series, lanesOf } = await import("/static/js/series.js");
@@ -236,7 +243,7 @@ def test_it_says_that_there_is_no_feed_and_no_worker(browser: Browser, tmp_path:
     with staged(tmp_path, worker=False) as stage, looked_at(browser, stage.page) as seen:
         seen.says(".nothing", "No feed yet")
         seen.says(".workers-panel", "No worker is running")
-        stage.push("door", pictures=False)  # appears by itself; nobody reads it
+        stage.push("door")  # appears by itself; nobody reads it
         seen.says(".card[data-feed=door] .condition", "no worker is running")
         assert seen.complaints == []
 

@@ -19,7 +19,8 @@ const PRIMED_EVENTS = 60;
 
 const app = {
   feeds: new Map(), // name -> FeedState
-  workers: null,
+  workers: null, // those that hold a feed which is shown here
+  running: null, // how many there are in all
   looked: false,
   problem: null, // an ApiError, or null while all is well
   streamLost: false,
@@ -91,6 +92,7 @@ async function look() {
     serverClock.set(found.server.now_ms);
     takeFeeds(found);
     app.workers = workers;
+    app.running = found.workers;
     app.looked = true;
     setProblem(null);
   } catch (error) {
@@ -104,14 +106,14 @@ async function look() {
 
 function takeFeeds({ feeds, complaints = {} }) {
   for (const [name, state] of app.feeds) {
-    if (name in feeds) continue;
+    if (Object.hasOwn(feeds, name)) continue;
     if (name === app.view.name) state.figures = null; // the open view says that it is gone
     else app.feeds.delete(name);
   }
   for (const [name, figures] of Object.entries(feeds)) {
     if (!app.feeds.has(name)) app.feeds.set(name, new FeedState(name));
     const state = app.feeds.get(name);
-    state.takeFigures(figures, complaints[name] ?? "");
+    state.takeFigures(figures, Object.hasOwn(complaints, name) ? complaints[name] : "");
   }
 }
 
@@ -120,7 +122,7 @@ function update() {
   const all = [...app.feeds.values()].map((state) => state.figures);
   const sum = (key) => all.reduce((total, figures) => total + (figures?.[key] ?? 0), 0);
   say($("totals"), app.feeds.size ? [
-    plural(app.feeds.size, "feed"), plural(app.workers?.length ?? 0, "worker"),
+    plural(app.feeds.size, "feed"), plural(app.running ?? 0, "worker"),
     `${rate(sum("published_per_s"))} events/s`,
   ].join(" · ") : "");
 }
@@ -160,10 +162,10 @@ function seeLabel(label) {
 
 /** #/ is the wall, #/feed/NAME one feed. */
 function route() {
-  const [, name] = location.hash.match(/^#\/feed\/(.+)$/) ?? [];
+  const [, name] = location.hash.match(/^#\/feed\/([\w.-]+)$/) ?? [];
   app.view?.close();
-  app.view = name ? feedView(app, decodeURIComponent(name)) : wallView(app);
-  document.title = name ? `${decodeURIComponent(name)} · mien` : "mien";
+  app.view = name ? feedView(app, name) : wallView(app);
+  document.title = name ? `${name} · mien` : "mien";
   document.body.classList.toggle("in-feed", Boolean(name));
   $("main").replaceChildren(app.view.element);
   $("main").focus({ preventScroll: true });

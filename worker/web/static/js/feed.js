@@ -54,7 +54,7 @@ export function feedView(app, name) {
   const stops = [
     every(120, () => state.changed && !time.pinned && draw()),
     every(250, () => time.range.live && time.draw()),
-    every(4000, () => begun && time.range.live && shares.ask(time.range)),
+    every(4000, () => begun && state.figures && time.range.live && shares.ask(time.range)),
   ];
 
   function begin() {
@@ -70,7 +70,7 @@ export function feedView(app, name) {
       const missing = app.looked && !app.problem && !state.figures;
       const { level, words } = missing
         ? { level: "warn", words: `there is no feed ${name} (yet)` }
-        : state.condition(app.problem, app.workers);
+        : state.condition(app.problem, app.running);
       element.dataset.level = level;
       say(condition, words);
       figures.update(state);

@@ -20,10 +20,12 @@ export function drawFrame(canvas, event, bitmap, { chosen = null, empty = "" } =
   else drawEmpty(context, width, height, empty);
   if (event) {
     const scale = width / event.width;
-    const pen = { context, width, height, scale, colours, size: width < 420 ? 10.5 : 12 };
-    const faces = [...event.faces].sort((a, b) => (a.track === chosen) - (b.track === chosen));
-    for (const face of faces) drawBox(pen, face, face.track === chosen);
-    for (const face of faces) drawPlate(pen, face);
+    const pen = { context, width, height, scale, colours, size: width < 420 ? 10.5 : 12, taken: [] };
+    // The chosen one first: among many faces there is not room for the words of each.
+    const faces = [...event.faces].sort((a, b) => (b.track === chosen) - (a.track === chosen));
+    for (const face of faces.toReversed()) drawBox(pen, face, face.track === chosen);
+    drawPlates(pen, faces);
+    for (const face of faces) pen.taken.push({ of: face, ...sides(pen, face.box) });
     for (const face of faces) drawBars(pen, face);
   }
   const sentence = sentenceOf(event);
@@ -52,6 +54,12 @@ function drawEmpty(context, width, height, words) {
 function sides(pen, { left, top, right, bottom }) {
   const [x, y] = [left * pen.scale, top * pen.scale];
   return { x, y, w: (right - left) * pen.scale, h: (bottom - top) * pen.scale };
+}
+
+/** Whether a part covers nothing but what belongs to the same face. */
+function isFree({ taken }, { of, x, y, w, h }) {
+  return taken.every((one) => one.of === of
+    || one.x >= x + w || x >= one.x + one.w || one.y >= y + h || y >= one.y + one.h);
 }
 
 function drawBox(pen, face, chosen) {
@@ -91,25 +99,41 @@ function traceCorners(context, x, y, w, h) {
   }
 }
 
-function drawPlate(pen, face) {
+/** What is written of a face: its track, with its expression and the share where there is room. */
+function plateOf(pen, face, words) {
   const { context, size } = pen;
-  const { x, y, w, h } = sides(pen, face.box);
-  const share = percent(face.shares[face.label] || 0);
+  const { x, y, h: height } = sides(pen, face.box);
   context.font = `600 ${size}px system-ui, sans-serif`;
-  const words = `#${face.track} ${face.label}${face.uncertain ? "?" : ""} ${share}`;
-  const [plateWidth, plateHeight] = [context.measureText(words).width + 20, size + 7];
-  const left = Math.max(0, Math.min(x - 1, pen.width - plateWidth));
-  const above = y - plateHeight - 2;
-  const top = above >= 0 ? above : Math.min(y + h + 2, pen.height - plateHeight);
-  context.fillStyle = PANEL;
-  context.beginPath();
-  context.roundRect(left, top, plateWidth, plateHeight, 3);
-  context.fill();
-  context.fillStyle = pen.colours.of(face.label);
-  context.fillRect(left + 5, top + plateHeight / 2 - 4, 8, 8);
-  context.fillStyle = WHITE;
+  const [w, h] = [context.measureText(words).width + 20, size + 7];
+  const above = y - h - 2;
+  return {
+    of: face, words, w, h,
+    x: Math.max(0, Math.min(x - 1, pen.width - w)),
+    y: above >= 0 ? above : Math.min(y + height + 2, pen.height - h),
+  };
+}
+
+function drawPlates(pen, faces) {
+  const { context } = pen;
+  const doubt = (face) => (face.uncertain ? "?" : "");
+  pen.taken = faces.map((face) => plateOf(pen, face, `#${face.track}${doubt(face)}`));
+  faces.forEach((face, index) => {
+    const label = `#${face.track} ${face.label}${doubt(face)}`;
+    const longer = [`${label} ${percent(face.shares[face.label] || 0)}`, label]
+      .map((words) => plateOf(pen, face, words)).find((plate) => isFree(pen, plate));
+    if (longer) pen.taken[index] = longer;
+  });
   context.textBaseline = "middle";
-  context.fillText(words, left + 17, top + plateHeight / 2 + 0.5);
+  for (const { of, words, x, y, w, h } of pen.taken) {
+    context.fillStyle = PANEL;
+    context.beginPath();
+    context.roundRect(x, y, w, h, 3);
+    context.fill();
+    context.fillStyle = pen.colours.of(of.label);
+    context.fillRect(x + 5, y + h / 2 - 4, 8, 8);
+    context.fillStyle = WHITE;
+    context.fillText(words, x + 17, y + h / 2 + 0.5);
+  }
 }
 
 /** One bar for each label beside the box: with names where there is room, else the bars alone. */
@@ -121,10 +145,12 @@ function drawBars(pen, face) {
   const named = pen.width >= 520;
   const row = named ? 13 : Math.max(3, Math.min(6, h / labels.length));
   const length = named ? 116 : Math.max(18, Math.min(40, w * 0.5));
-  const room = (at) => at >= 0 && at + length <= pen.width;
+  const top = Math.max(0, Math.min(y, pen.height - row * labels.length));
+  const place = (at) => ({ of: face, x: at, y: top, w: length, h: row * labels.length });
+  const room = (at) => at >= 0 && at + length <= pen.width && isFree(pen, place(at));
   const left = [x + w + 4, x - 4 - length].find(room);
   if (left === undefined) return;
-  const top = Math.max(0, Math.min(y, pen.height - row * labels.length));
+  pen.taken.push(place(left));
   context.fillStyle = PANEL;
   context.fillRect(left, top, length, row * labels.length);
   context.font = "10px system-ui, sans-serif";

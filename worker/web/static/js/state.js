@@ -108,7 +108,7 @@ export class FeedState {
   }
 
   /** How the feed stands: {level: "live" | "idle" | "warn" | "bad" | "off", words}. */
-  condition(problem, workers) {
+  condition(problem, running) {
     const { figures, silence } = this;
     const since = silence === null ? "" : `, last event ${age(silence)} ago`;
     if (problem) return { level: "off", words: `not connected${since}` };
@@ -116,7 +116,7 @@ export class FeedState {
     if (this.complaint) return { level: "warn", words: this.complaint };
     const waits = figures.in_flight ? plural(figures.in_flight, "frame") : "";
     if (!figures.owner && waits) {
-      const who = workers?.length === 0 ? "no worker is running" : "no worker takes this feed";
+      const who = running === 0 ? "no worker is running" : "no worker takes this feed";
       return { level: "bad", words: `${who}: ${waits} waiting${since}` };
     }
     if (silence !== null && silence < FRESH_S) return { level: "live", words: "live" };

@@ -105,7 +105,7 @@ function cardOf(state) {
     element,
     state,
     update(app) {
-      const { level, words } = state.condition(app.problem, app.workers);
+      const { level, words } = state.condition(app.problem, app.running);
       element.dataset.level = level;
       say(condition, words);
       const told = state.figures;

@@ -11,8 +11,9 @@ export function workersPanel() {
   function update(app) {
     element.hidden = !app.workers;
     if (!app.workers) return;
-    say(title, app.workers.length ? plural(app.workers.length, "worker") : "No worker is running");
-    list.replaceChildren(...(app.workers.length ? app.workers.map(row) : [h("li", { class: "none" },
+    const none = app.running ? "No worker holds these feeds" : "No worker is running";
+    say(title, app.workers.length ? plural(app.workers.length, "worker") : none);
+    list.replaceChildren(...(app.workers.length || app.running ? app.workers.map(row) : [h("li", { class: "none" },
       "Frames wait, or are dropped, until one is started: ", h("code", {}, "mien worker"))]));
   }
   return { element, update };
