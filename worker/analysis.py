@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from worker.config import WorkerSettings
 from worker.detect.find import Finder, Look, Sight, View
-from worker.detect.mtcnn import Detector
+from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
 from worker.emotion.align import crop_faces
-from worker.emotion.classifier import Classifier
+from worker.emotion.classifier import Classifier, load_classifier
 from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
@@ -92,6 +92,28 @@ class Shot:
     """Its feed's; the shots of one feed share one, and stand in the order of their ids."""
     live: bool = False
     """Whether its feed's policy is live: its detection may then be put off (``detect_every``)."""
+
+
+def load_models(settings: WorkerSettings) -> tuple[Detector, Classifier]:
+    """The models as a worker with ``settings`` uses them.
+
+    Raises:
+        ModelError: a file is missing or is not what it should be.
+        SettingsError: a setting makes no sense, or the provider cannot be had.
+    """
+    detector = load_detector(
+        min_face=settings.min_face,
+        thresholds=settings.face_thresholds,
+        factor=settings.pyramid_factor,
+        provider=settings.provider,
+        engine_cache=settings.engine_cache,
+        threads=settings.threads,
+    )
+    # One thread: a few faces at a time are classified faster by one than by two.
+    classifier = load_classifier(
+        settings.model, provider=settings.provider, engine_cache=settings.engine_cache
+    )
+    return detector, classifier
 
 
 class Analyst:

@@ -178,9 +178,7 @@ def worker_command(
     """
     # The models' libraries load slowly: only a worker pays for them.
     from worker import health, pipeline
-    from worker.analysis import Analyst
-    from worker.detect.mtcnn import load_detector
-    from worker.emotion.classifier import load_classifier
+    from worker.analysis import Analyst, load_models
     from worker.emotion.reload import ModelFile
     from worker.metrics import Metrics
 
@@ -199,18 +197,7 @@ def worker_command(
     if settings.metrics_port is not None:
         http = health.serve(settings.metrics_host, settings.metrics_port, REGISTRY, state)
         log.info("metrics served", host=settings.metrics_host, port=http.server_port)
-    detector = load_detector(
-        min_face=settings.min_face,
-        thresholds=settings.face_thresholds,
-        factor=settings.pyramid_factor,
-        provider=settings.provider,
-        engine_cache=settings.engine_cache,
-        threads=settings.threads,
-    )
-    # One thread: a few faces at a time are classified faster by one than by two.
-    classifier = load_classifier(
-        settings.model, provider=settings.provider, engine_cache=settings.engine_cache
-    )
+    detector, classifier = load_models(settings)
     metrics.model("detector", detector.info)
     server = Server(settings.redis)
     metrics.introduce(process_name(), server.name)

@@ -70,22 +70,11 @@ def _models(settings: WorkerSettings) -> Iterator[Finding]:
     # The models' libraries load slowly: only who looks at models pays for them.
     from prometheus_client import CollectorRegistry
 
-    from worker.analysis import Analyst
-    from worker.detect.mtcnn import load_detector
-    from worker.emotion.classifier import load_classifier
+    from worker.analysis import Analyst, load_models
     from worker.metrics import Metrics
 
     try:
-        detector = load_detector(
-            min_face=settings.min_face,
-            thresholds=settings.face_thresholds,
-            factor=settings.pyramid_factor,
-            provider=settings.provider,
-            threads=settings.threads,
-        )
-        classifier = load_classifier(
-            settings.model, provider=settings.provider, threads=settings.threads
-        )
+        detector, classifier = load_models(settings)
         Analyst(detector, classifier, settings, Metrics(CollectorRegistry())).try_models()
     except MienError as error:
         yield Finding("models", "bad", str(error), "see MIEN_MODEL and MIEN_PROVIDER")
