@@ -209,7 +209,10 @@ def worker_command(
     analyst = Analyst(detector, classifier, settings, metrics, alive=state.turn)
     analyst.try_models()
     if settings.model is not None:
-        model_file = ModelFile(settings.model, classifier, analyst.use, provider=settings.provider)
+        model_file = ModelFile(
+            settings.model, classifier, analyst.use,
+            provider=settings.provider, engine_cache=settings.engine_cache,
+        )  # fmt: skip
         signal.signal(signal.SIGHUP, lambda *_: model_file.look())
     else:  # said to all workers, it is not to end those that have no file to look at
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -42,11 +42,14 @@ class ModelFile:
         use: Callable[[Classifier], None],
         *,
         provider: Provider = "auto",
-        threads: int = 1,
+        engine_cache: Path | None = None,
     ) -> None:
-        """``in_use`` was loaded from ``path`` just now, with ``provider`` and ``threads``; ``use``
-        is called with each new one, in the watching thread."""
-        self._path, self._provider, self._threads = path, provider, threads
+        """
+        Args:
+            in_use: was loaded from ``path`` just now, with ``provider`` and ``engine_cache``.
+            use: called with each new model, in the watching thread.
+        """
+        self._path, self._provider, self._engine_cache = path, provider, engine_cache
         self._use, self._digest = use, in_use.info.digest
         self._seen = self._tried = _stamps(path)
         self._asked = threading.Event()
@@ -80,7 +83,9 @@ class ModelFile:
 
     def _try(self, stamps: Stamps) -> None:
         try:
-            new = load_classifier(self._path, provider=self._provider, threads=self._threads)
+            new = load_classifier(
+                self._path, provider=self._provider, engine_cache=self._engine_cache
+            )
             if new.info.digest == self._digest:
                 log.info("the model file is the one in use", model=new.info.name)
                 return
