@@ -103,7 +103,7 @@ def analysed(analyst: Analyst, frames: Sequence[Frame], *, live: bool) -> list[F
             Shot(frame, f"{frame.sequence + 1}-0", decode_picture(frame), memory, live)
             for frame in frames[start : start + 8]
         ]
-        found += [event for event, _ in analyst.analyse(shots)]
+        found += [event for event, _ in analyst.analyse(shots, analyst.detect(shots))]
     return found
 
 

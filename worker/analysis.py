@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.config import WorkerSettings
-from worker.detect.find import Finder, Look, Sight, View
+from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
@@ -36,10 +36,12 @@ Readings = dict[int, Reading]
 class Memory:
     """What is remembered of one feed from frame to frame; saved on the server with each frame.
 
-    Of pictures it holds a thumbnail and no more. Its parts are values: replaced, never changed.
+    Of pictures it holds a thumbnail and no more. Its parts are values: replaced, never changed. The
+    schedule is that of detection, which may be some frames ahead of the rest.
     """
 
-    sight: Sight = field(default_factory=Sight)
+    schedule: Schedule = field(default_factory=Schedule)
+    tracks: Tracks = field(default_factory=Tracks)
     readings: Readings = field(default_factory=dict)
     classifier: str = ""
     """Digest of the model that gave the readings."""
@@ -48,16 +50,20 @@ class Memory:
         """As compact JSON, for ``restore``."""
         content = {
             "v": _FORMAT,
-            "tracks": self.sight.tracks.packed(),
-            "schedule": self.sight.schedule.packed(),
+            "tracks": self.tracks.packed(),
+            "schedule": self.schedule.packed(),
             "readings": [[i, *reading.packed()] for i, reading in self.readings.items()],
             "classifier": self.classifier,
         }
         return json.dumps(content, separators=(",", ":")).encode()
 
-    def become(self, other: Memory) -> None:
-        """Remember what the other one does."""
-        self.sight, self.readings, self.classifier = other.sight, other.readings, other.classifier
+    def follow(self, other: Memory) -> None:
+        """Remember what the other one does, but for the schedule."""
+        self.tracks, self.readings, self.classifier = (
+            other.tracks,
+            other.readings,
+            other.classifier,
+        )
 
     @classmethod
     def restore(cls, state: bytes | None) -> Memory:
@@ -74,8 +80,8 @@ class Memory:
                 raise ValueError(f"its format is {content['v']}, not {_FORMAT}")
             schedule = Schedule.unpacked(content["schedule"])
             readings = {int(i): Reading.unpacked(rest) for i, *rest in content["readings"]}
-            sight = Sight(schedule, Tracks.unpacked(content["tracks"]))
-            return cls(sight, readings, str(content["classifier"]))
+            tracks = Tracks.unpacked(content["tracks"])
+            return cls(schedule, tracks, readings, str(content["classifier"]))
         except (ValueError, TypeError, LookupError) as error:
             raise ValueError(f"the feed's saved state is corrupt: {error}") from None
 
@@ -117,7 +123,11 @@ def load_models(settings: WorkerSettings) -> tuple[Detector, Classifier]:
 
 
 class Analyst:
-    """The models and the steps that use them; holds no state of a feed. For one thread alone."""
+    """The models and the steps that use them; holds no state of a feed.
+
+    A batch goes through two steps, ``detect`` and ``analyse``. A thread may begin the first with
+    the next batch while another is at the second.
+    """
 
     def __init__(
         self,
@@ -138,23 +148,17 @@ class Analyst:
             detector, settings.detect_every, min_face=settings.min_face, alive=alive
         )
 
-    def analyse(
-        self, shots: Sequence[Shot], *, busy: float = 0.0
-    ) -> list[tuple[FrameEvent, bytes]]:
-        """The event of each shot, and its feed's memory after it; memories have moved on then.
+    def detect(self, shots: Sequence[Shot], *, busy: float = 0.0) -> list[Look]:
+        """Detect faces in the shots that are due for it.
 
-        Whatever is raised, they have not. In a feed that is not live, events and memories go by
-        its frames alone, however these were cut into batches.
+        The schedules have moved on then; whatever is raised, they have not. In a feed that is not
+        live, what is due goes by its frames alone, however these were cut into batches.
 
         Args:
+            shots: those of one feed stand in their order, here and from batch to batch.
             busy: the share of its time that the worker works, 0 to 1.
         """
-        timed = self._metrics.timed
-        if self._classifier is not self._next:
-            self._classifier = self._next
-            self._metrics.model("classifier", self._classifier.info)
-        memories = {id(shot.memory): shot.memory for shot in shots}
-        before = {feed: memory.sight for feed, memory in memories.items()}
+        memories = _memories(shots)
         views = [
             View(
                 id(shot.memory), shot.image, shot.frame.captured_at.timestamp(),
@@ -162,10 +166,31 @@ class Analyst:
             )
             for shot in shots
         ]  # fmt: skip
-        with timed("detect"):
+        before = {feed: memory.schedule for feed, memory in memories.items()}
+        with self._metrics.timed("detect"):
             looks = self._finder.detect(views, before, busy=busy)
+        for look in looks:
+            memories[look.view.feed].schedule = look.schedule
+        return looks
+
+    def analyse(
+        self, shots: Sequence[Shot], looks: Sequence[Look]
+    ) -> list[tuple[FrameEvent, bytes]]:
+        """The event of each shot, and its feed's memory after it; memories have moved on then.
+
+        Whatever is raised, they have not.
+
+        Args:
+            shots: in the order in which ``detect`` had them, but for such as are left out.
+            looks: what it gave for each.
+        """
+        timed = self._metrics.timed
+        if self._classifier is not self._next:
+            self._classifier = self._next
+            self._metrics.model("classifier", self._classifier.info)
+        memories = _memories(shots)
         with timed("follow"):
-            self._finder.follow(looks, before)
+            looks = self._finder.follow(looks, {i: m.tracks for i, m in memories.items()})
         with timed("crop"):
             readings = {feed: self._readings(memory) for feed, memory in memories.items()}
             asked = _asked(looks, readings, self._settings.classify_every)
@@ -188,12 +213,13 @@ class Analyst:
             for shot, look, some in zip(shots, looks, asked, strict=True):
                 feed = look.view.feed
                 faces, readings[feed] = self._read(look, some, readings[feed], judged)
-                sight = Sight(look.schedule, look.tracks)
-                memory = Memory(sight, readings[feed], self._classifier.info.digest)
-                results.append((self._event(shot, faces), memory))
-        for shot, (_, memory) in zip(shots, results, strict=True):
-            shot.memory.become(memory)
-        return [(event, memory.state()) for event, memory in results]
+                after = Memory(
+                    look.schedule, look.tracks, readings[feed], self._classifier.info.digest
+                )
+                results.append((self._event(shot, faces), after))
+        for shot, (_, after) in zip(shots, results, strict=True):
+            shot.memory.follow(after)
+        return [(event, after.state()) for event, after in results]
 
     def use(self, classifier: Classifier) -> None:
         """From the next batch on, classify with this one. May be called from any thread."""
@@ -297,6 +323,11 @@ class Analyst:
             detector=self._detector.info,
             classifier=self._classifier.info,
         )
+
+
+def _memories(shots: Sequence[Shot]) -> dict[int, Memory]:
+    """By the number that stands for the feed in its views."""
+    return {id(shot.memory): shot.memory for shot in shots}
 
 
 def _asked(looks: Sequence[Look], before: dict[int, Readings], every: int) -> list[Bools]:

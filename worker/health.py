@@ -33,9 +33,13 @@ class Health:
         self._stop = threading.Event()
         self._grace_s = math.inf
 
-    def turn(self, stage: str = "analysis") -> None:
-        """A stage of the pipeline has come round: it works, or waits for the others."""
-        self._turns[stage] = time.monotonic()
+    def turn(self, stage: str = "") -> None:
+        """A stage of the pipeline has come round: it works, or waits for the others.
+
+        ``stage``: the caller's own if not given. Its thread has its name; any other one analyses.
+        """
+        own = threading.current_thread().name
+        self._turns[stage or (own if own in self._turns else "analysis")] = time.monotonic()
 
     def ended(self, stage: str) -> None:
         """A stage has ended as it should: it will not come round."""

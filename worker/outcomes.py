@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -10,6 +11,7 @@ from worker.analysis import Analyst, Memory, Shot
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
+from worker.detect.find import Look
 from worker.errors import EntryError, ServerError, ServerUnavailable
 from worker.metrics import UNCERTAIN
 from worker.publish.previews import Previews
@@ -20,10 +22,20 @@ from worker.wire.server import Server
 log = structlog.get_logger()
 
 
-class Outcomes:
-    """Analyses batches; knows what is remembered of each feed. For one thread alone.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A frame that has gone through the first step, detection."""
 
-    What the server holds is the truth: after any doubt a feed's memory is restored from there.
+    opened: Opened
+    shot: Shot
+    look: Look
+
+
+class Outcomes:
+    """Analyses batches in two steps; knows what is remembered of each feed.
+
+    Each step is for one thread alone; the first may be ahead of the second. What the server holds
+    is the truth: after any doubt a feed's memory is restored from there.
     """
 
     def __init__(
@@ -38,8 +50,8 @@ class Outcomes:
         # restored, and the memory.
         self._memories: dict[str, tuple[int, Memory]] = {}
 
-    def of(self, batch: Sequence[Opened | Unfit]) -> list[Outcome]:
-        """One outcome for each frame, in the same order; no entry can raise.
+    def detect(self, batch: Sequence[Opened | Unfit]) -> list[Seen | Outcome]:
+        """The first step of each frame, or its outcome already; no entry can raise.
 
         Raises:
             ModelError: the models fail on what they must be able to analyse.
@@ -47,41 +59,70 @@ class Outcomes:
         """
         # Judged as late as can be: a live frame may have waited for the batch before it.
         fit = [one for one in batch if isinstance(one, Opened) and not one.delivery.stale]
-        results = iter(self._analysed(fit))
+        results = iter(self._detected(fit))
         kept = {id(one) for one in fit}
         return [next(results) if id(one) in kept else _unfit(one) for one in batch]
+
+    def of(self, batch: Sequence[Seen | Outcome]) -> list[Outcome]:
+        """The second step: one outcome for each frame, in the same order; no entry can raise.
+
+        Raises:
+            ModelError: the models fail on what they must be able to analyse.
+        """
+        results = iter(self._analysed([one for one in batch if isinstance(one, Seen)]))
+        return [next(results) if isinstance(one, Seen) else one for one in batch]
 
     def keep(self, leases: Collection[Lease]) -> None:
         """Keep what is remembered of these feeds, and of no others."""
         for token in self._memories.keys() - {lease.token for lease in leases}:
             del self._memories[token]
 
-    def _analysed(self, fit: Sequence[Opened]) -> list[Outcome]:
+    def _detected(self, fit: Sequence[Opened]) -> list[Seen | Outcome]:
         if not fit:
             return []
         shots = [self._shot(one) for one in fit]
         try:
-            results = self._analyst.analyse(shots, busy=self._busy())
+            looks = self._analyst.detect(shots, busy=self._busy())
         except Exception as error:
             if len(fit) > 1:
                 # One of them is to blame: each alone, so that the others pass.
+                log.warning("detection failed in a batch, its frames run alone", why=repr(error))
+                return [seen for one in fit for seen in self._detected([one])]
+            return [self._failed(fit[0], error)]
+        return [Seen(*each) for each in zip(fit, shots, looks, strict=True)]
+
+    def _analysed(self, seen: Sequence[Seen]) -> list[Outcome]:
+        if not seen:
+            return []
+        try:
+            results = self._analyst.analyse([one.shot for one in seen], [one.look for one in seen])
+        except Exception as error:
+            if len(seen) > 1:
                 log.warning("a batch failed, its frames run alone", why=repr(error))
-                return [outcome for one in fit for outcome in self._analysed([one])]
-            (one,) = fit
-            self._analyst.try_models(one.image.shape[:2])
-            delivery = one.delivery
-            log.exception(
-                "a frame cannot be analysed", feed=delivery.feed, frame_id=delivery.frame_id
-            )
-            return [_dead(delivery, EntryError("analysis-failed", repr(error)))]
+                return [outcome for one in seen for outcome in self._analysed([one])]
+            return [self._failed(seen[0].opened, error)]
         outcomes = []
-        for one, (event, state) in zip(fit, results, strict=True):
-            delivery, faces = one.delivery, event.faces
+        for one, (event, state) in zip(seen, results, strict=True):
+            delivery, faces = one.opened.delivery, event.faces
             shown = tuple(UNCERTAIN if face.uncertain else face.label for face in faces)
             body = encode_event(event)
             outcomes.append(Outcome(delivery, "published", body, state, expressions=shown))
-            self._previews.offer(delivery.lease, delivery.frame_id, one.image, faces)
+            self._previews.offer(delivery.lease, delivery.frame_id, one.opened.image, faces)
         return outcomes
+
+    def _failed(self, one: Opened, error: Exception) -> Outcome:
+        """What becomes of a frame on which the models failed, alone.
+
+        Raises:
+            ModelError: they fail on others as well.
+        """
+        self._analyst.try_models(one.image.shape[:2])
+        delivery = one.delivery
+        log.error(
+            "a frame cannot be analysed",
+            feed=delivery.feed, frame_id=delivery.frame_id, exc_info=error,
+        )  # fmt: skip
+        return _dead(delivery, EntryError("analysis-failed", repr(error)))
 
     def _shot(self, one: Opened) -> Shot:
         delivery = one.delivery

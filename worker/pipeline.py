@@ -1,4 +1,4 @@
-"""The loop of a worker: read and decode, analyse, settle, each in a thread of its own."""
+"""The loop of a worker: read and decode, detect, analyse, settle, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 import structlog
 
@@ -22,14 +22,28 @@ from worker.consume.reader import Reader
 from worker.errors import ServerError, ServerUnavailable
 from worker.health import Health
 from worker.metrics import Metrics
-from worker.outcomes import Outcomes
+from worker.outcomes import Outcomes, Seen
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome, Settled, settle, trim
 from worker.wire.server import Backoff, Server
 
 log = structlog.get_logger()
 
-Hands = InHand[Opened | Unfit, Outcome]
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """A batch between its two steps."""
+
+    items: list[Seen | Outcome]
+    work_s: float
+    """How long detection took."""
+    decode_s: float
+    """How long its pictures were decoded, all together."""
+    pixels: Counter[str]
+    """How much of it is each feed's."""
+
+
+Hands = InHand[Opened | Unfit, Detected, Outcome]
 
 _TURN_S = 1.0
 """So often at the least each thread comes round, whatever the others do."""
@@ -104,12 +118,14 @@ class Pipeline:
             wait_s=settings.batch_wait_ms / 1000,
             pixels=_PIXELS_AHEAD,
         )
+        outcomes = Outcomes(self._server, self._analyst, self._meter.busy, self._previews)
         with (
             self._thread("settling", hands, lambda: self._settle(hands)),
+            self._thread("detection", hands, lambda: self._detect(hands, outcomes)),
             self._thread("reading", hands, lambda: self._read(hands, stop)),
         ):
             try:
-                self._analyse(hands)
+                self._analyse(hands, outcomes)
             finally:
                 hands.end()
         if hands.failure is not None:
@@ -126,14 +142,14 @@ class Pipeline:
         )
         try:
             while not stop.is_set() and not hands.over:
-                self._health.turn("reading")
+                self._health.turn()
                 if trouble := self._leases.trouble:
                     raise trouble
                 for one in opener.open(reader.read(stop)):
                     while not hands.offer(one, _TURN_S):
                         if hands.over:
                             return
-                        self._health.turn("reading")
+                        self._health.turn()
                 self._leases.hand_over(reader.drained)
                 if hands.empty:
                     self._well()
@@ -142,34 +158,44 @@ class Pipeline:
             opener.close()
             reader.close()
 
-    def _analyse(self, hands: Hands) -> None:
-        outcomes = Outcomes(self._server, self._analyst, self._meter.busy, self._previews)
-        ended = time.monotonic()
+    def _detect(self, hands: Hands, outcomes: Outcomes) -> None:
         while (batch := hands.batch(_TURN_S)) is not None:
             self._health.turn()
             outcomes.keep(self._leases.held())
             if not batch:
                 continue
-            began = time.monotonic()
             with self._cores:
-                hands.analysed(outcomes.of(batch))
-            decode_s = sum(one.decode_s for one in batch)
-            self._metrics.batch_frames.observe(len(batch))
-            self._metrics.stage.labels("decode").observe(decode_s)
-            # Two batches are worked on at once, but no second is worked twice.
-            now = time.monotonic()
-            work_s = min(now - ended, now - began + decode_s / self._settings.threads)
-            ended = now
+                began = time.monotonic()
+                items = outcomes.detect(batch)
+                work_s = time.monotonic() - began
             # A frame's work goes mostly by its pixels; what is not looked at makes hardly any.
-            shares: Counter[str] = Counter()
+            pixels: Counter[str] = Counter()
             for one in batch:
-                shares[one.delivery.feed] += one.pixels + 1
-            self._meter.worked(work_s, shares)
+                pixels[one.delivery.feed] += one.pixels + 1
+            hands.detected(Detected(items, work_s, sum(one.decode_s for one in batch), pixels))
+        hands.all_detected()
+
+    def _analyse(self, hands: Hands, outcomes: Outcomes) -> None:
+        ended = time.monotonic()
+        while (batches := hands.to_analyse(_TURN_S)) is not None:
+            self._health.turn()
+            for batch in batches:
+                with self._cores:
+                    began = time.monotonic()
+                    hands.analysed(outcomes.of(batch.items))
+                now = time.monotonic()
+                self._metrics.batch_frames.observe(len(batch.items))
+                self._metrics.stage.labels("decode").observe(batch.decode_s)
+                # What limits is the longer step, or that all of them share the cores.
+                steps = batch.work_s, now - began
+                shared = (sum(steps) + batch.decode_s) / self._settings.threads
+                self._meter.worked(min(now - ended, max(*steps, shared)), batch.pixels)
+                ended = now
 
     def _settle(self, hands: Hands) -> None:
         settings = self._settings
         while (outcomes := hands.outcomes(_TURN_S)) is not None:
-            self._health.turn("settling")
+            self._health.turn()
             self._metrics.hold({lease.feed for lease in self._leases.held()})
             self._trim_quiet_feeds()
             if not outcomes:

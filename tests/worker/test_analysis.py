@@ -78,6 +78,8 @@ class Blobs:
         self.fails = False
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
+        if self.fails and images:
+            raise RuntimeError("device lost")
         return [_squares(image) for image in images]
 
     def glance(self, images: Sequence[Image]) -> list[Detections]:
@@ -127,6 +129,15 @@ class Moody(Calm):
         return np.array([[share, 1 - share] for share in said], np.float32).reshape(-1, 2)
 
 
+class Shaky(Calm):
+    fails = False
+
+    def classify(self, crops: Image) -> Floats:
+        if self.fails:
+            raise RuntimeError("stumbled")
+        return super().classify(crops)
+
+
 class ByBrightness(Calm):
     """Goes by the crop alone, as a network does."""
 
@@ -161,6 +172,10 @@ def shot(memory: Memory, i: int, image: Image, *, feed: str = "f", live: bool = 
     return Shot(frame, f"{i + 1}-0", image, memory, live)
 
 
+def both_steps(worker: Analyst, shots: Sequence[Shot]) -> list[tuple[FrameEvent, bytes]]:
+    return worker.analyse(shots, worker.detect(shots))
+
+
 def analysed(
     worker: Analyst, pictures: Sequence[Image], cuts: Sequence[int] = ()
 ) -> tuple[list[FrameEvent], list[bytes]]:
@@ -169,8 +184,8 @@ def analysed(
     memory, events, states = Memory(), [], []
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(pictures)}), len(pictures)]
     for start, stop in pairwise(edges):
-        for event, state in worker.analyse(
-            [shot(memory, i, pictures[i]) for i in range(start, stop)]
+        for event, state in both_steps(
+            worker, [shot(memory, i, pictures[i]) for i in range(start, stop)]
         ):
             events.append(event)
             states.append(state)
@@ -205,6 +220,17 @@ def test_batches_may_be_cut_anywhere_and_workers_change(
         assert len(set(ids)) == len(ids)
 
 
+def test_detection_may_be_batches_ahead_of_the_rest() -> None:
+    pictures = [picture((10 + i, 10), (70, 20 + 2 * i)) for i in range(23)]
+    whole = analysed(analyst(detect_every=3), pictures)
+    worker, memory = analyst(detect_every=3), Memory()
+    shots = [shot(memory, i, image) for i, image in enumerate(pictures)]
+    batches = [shots[i : i + 4] for i in range(0, len(shots), 4)]
+    looks = [worker.detect(batch) for batch in batches]
+    found = [one for each in zip(batches, looks, strict=True) for one in worker.analyse(*each)]
+    assert ([event for event, _ in found], [state for _, state in found]) == whole
+
+
 def test_feeds_in_one_batch_do_not_disturb_each_other() -> None:
     first = [picture((10 + i, 10)) for i in range(9)]
     second = [picture((70, 20 + i), (120, 80)) for i in range(6)]
@@ -213,7 +239,7 @@ def test_feeds_in_one_batch_do_not_disturb_each_other() -> None:
     mixed = [shot(memories[0], i, image) for i, image in enumerate(first)]
     for i, image in enumerate(second):
         mixed.insert(2 * i, shot(memories[1], i, image))
-    together = analyst().analyse(mixed)
+    together = both_steps(analyst(), mixed)
     for feed, memory in enumerate(memories):
         mine = [e for (e, _), one in zip(together, mixed, strict=True) if one.memory is memory]
         assert mine == alone[feed]
@@ -279,29 +305,50 @@ def test_a_new_track_begins_a_new_average() -> None:
 
 def test_another_models_answers_are_not_averaged_with() -> None:
     memory = Memory()
-    analyst(Moody(0.9)).analyse([shot(memory, 0, picture((10, 10)))])
+    both_steps(analyst(Moody(0.9)), [shot(memory, 0, picture((10, 10)))])
     other = analyst(Moody(0.2, digest="n" * 16))
-    ((event, _),) = other.analyse([shot(memory, 1, picture((10, 10)))])
+    ((event, _),) = both_steps(other, [shot(memory, 1, picture((10, 10)))])
     assert event.faces[0].track_id == 1
     assert event.faces[0].smoothed["calm"] == pytest.approx(0.2, abs=1e-5)
 
 
-def test_a_failed_analysis_leaves_every_memory_as_it_was() -> None:
+def test_a_failed_step_leaves_every_memory_as_it_was() -> None:
     detector, memory = Blobs(), Memory()
-    worker = analyst(detector=detector)
-    worker.analyse([shot(memory, 0, picture((10, 10)))])
+    worker = analyst(detector=detector, detect_every=1)
+    both_steps(worker, [shot(memory, 0, picture((10, 10)))])
     before = memory.state()
+    shots = [shot(memory, i, picture((10, 10))) for i in range(1, 6)]
     detector.fails = True
     with pytest.raises(RuntimeError):
-        worker.analyse([shot(memory, i, picture((10, 10))) for i in range(1, 6)])
+        worker.detect(shots)
     assert memory.state() == before
-    detector.fails = False
-    worker.analyse([shot(memory, 1, picture((10, 10)))])
-    assert memory.state() != before
+
+    worker = analyst(detector=detector)
+    looks = worker.detect(shots)
+    between = memory.state()
+    assert between != before, "the schedules are ahead"
+    with pytest.raises(RuntimeError):
+        worker.analyse(shots, looks)
+    assert memory.state() == between
+
+
+def test_a_failed_second_step_can_be_taken_again_frame_by_frame() -> None:
+    pictures = [picture((10 + i, 10), (70, 20)) for i in range(9)]
+    whole = analysed(analyst(Shaky()), pictures)[0]
+    shaky, memory = Shaky(), Memory()
+    worker = analyst(shaky)
+    shots = [shot(memory, i, image) for i, image in enumerate(pictures)]
+    looks = worker.detect(shots)
+    shaky.fails = True
+    with pytest.raises(RuntimeError):
+        worker.analyse(shots, looks)
+    shaky.fails = False
+    alone = [worker.analyse([a], [b]) for a, b in zip(shots, looks, strict=True)]
+    assert [event for ((event, _),) in alone] == whole
 
 
 def test_no_frames_make_no_events() -> None:
-    assert analyst().analyse([]) == []
+    assert both_steps(analyst(), []) == []
 
 
 def test_what_is_remembered_of_a_feed_is_small() -> None:

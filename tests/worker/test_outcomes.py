@@ -17,9 +17,11 @@ from worker.analysis import Analyst, Memory, Shot
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
+from worker.detect.find import Look
 from worker.errors import EntryError, ModelError
 from worker.outcomes import Outcomes
 from worker.publish.previews import Previews
+from worker.publish.settle import Outcome
 from worker.records import Encoding, Frame, FrameEvent, ModelInfo
 from worker.wire.codec import time_of_id
 from worker.wire.keys import FeedKeys
@@ -29,6 +31,8 @@ from worker.wire.server import Server
 INFO = ModelInfo("model", "1", "0" * 16)
 BAD = 13
 """Height of the pictures on which the models fail."""
+WORSE = 14
+"""Height of those on which they fail in the second step."""
 
 
 class Models:
@@ -37,18 +41,29 @@ class Models:
     def __init__(self) -> None:
         self.broken = False
         self.calls: list[list[int]] = []
+        self.later_calls: list[list[int]] = []
         self.memories: list[Memory] = []
 
-    def analyse(self, shots: Sequence[Shot], *, busy: float) -> list[tuple[FrameEvent, bytes]]:
+    def detect(self, shots: Sequence[Shot], *, busy: float) -> list[Look]:
         assert busy == 0.25
         self.calls.append([shot.frame.sequence for shot in shots])
         if any(shot.image.shape[0] == BAD for shot in shots):
             raise RuntimeError("stumbled")
         self.memories += [shot.memory for shot in shots]
+        return [cast(Look, shot.frame.sequence) for shot in shots]
+
+    def analyse(
+        self, shots: Sequence[Shot], looks: Sequence[Look]
+    ) -> list[tuple[FrameEvent, bytes]]:
+        numbers = [shot.frame.sequence for shot in shots]
+        assert list(looks) == numbers
+        self.later_calls.append(numbers)
+        if any(shot.image.shape[0] == WORSE for shot in shots):
+            raise RuntimeError("stumbled later")
         return [(event_of(shot), b"%d" % shot.frame.sequence) for shot in shots]
 
     def try_models(self, shape: tuple[int, ...]) -> None:
-        assert shape == (BAD, 64)
+        assert shape in ((BAD, 64), (WORSE, 64))
         if self.broken:
             raise ModelError("the models do not work here")
 
@@ -85,6 +100,10 @@ def opened(delivery: Delivery, height: int = 48) -> Opened:
     return Opened(delivery, frame, np.zeros((height, 64, 3), np.uint8), 0.0)
 
 
+def both_steps(outcomes: Outcomes, batch: Sequence[Opened | Unfit]) -> list[Outcome]:
+    return outcomes.of(outcomes.detect(batch))
+
+
 def test_each_frame_has_its_outcome_in_its_place(outcomes: Outcomes, models: Models) -> None:
     late = time.monotonic() - 0.001
     batch: list[Opened | Unfit] = [
@@ -96,7 +115,7 @@ def test_each_frame_has_its_outcome_in_its_place(outcomes: Outcomes, models: Mod
         Unfit(delivery_of("b", 6), "skipped"),
         opened(delivery_of("a", 7)),
     ]
-    found = outcomes.of(batch)
+    found = both_steps(outcomes, batch)
     assert [outcome.delivery for outcome in found] == [one.delivery for one in batch]
     assert [outcome.kind for outcome in found] == [
         "published", "dropped", "published", "dead", "skipped", "skipped", "published",
@@ -108,31 +127,39 @@ def test_each_frame_has_its_outcome_in_its_place(outcomes: Outcomes, models: Mod
 
 
 def test_nothing_to_analyse_is_not_analysed(outcomes: Outcomes, models: Models) -> None:
-    assert [one.kind for one in outcomes.of([Unfit(delivery_of("a", 1), "dropped")])] == ["dropped"]
+    assert [one.kind for one in both_steps(outcomes, [Unfit(delivery_of("a", 1), "dropped")])] == [
+        "dropped"
+    ]
     assert models.calls == []
 
 
 def test_a_frame_that_cannot_be_analysed_takes_no_other_with_it(
     outcomes: Outcomes, models: Models
 ) -> None:
+    heights = {2: BAD, 4: WORSE}
+    batch = [opened(delivery_of("a", i), heights.get(i, 48)) for i in range(1, 6)]
     with capture_logs() as logs:
-        found = outcomes.of(
-            [opened(delivery_of("a", i), BAD if i == 2 else 48) for i in range(1, 5)]
-        )
-    assert [one.kind for one in found] == ["published", "dead", "published", "published"]
-    assert found[1].reason == "analysis-failed"
-    assert "stumbled" in found[1].detail
-    assert models.calls == [[1, 2, 3, 4], [1], [2], [3], [4]]
+        found = both_steps(outcomes, batch)
+    assert [one.kind for one in found] == ["published", "dead", "published", "dead", "published"]
+    assert [found[i].reason for i in (1, 3)] == ["analysis-failed"] * 2
+    assert [found[i].detail for i in (1, 3)] == [
+        "RuntimeError('stumbled')", "RuntimeError('stumbled later')",
+    ]  # fmt: skip
+    assert models.calls == [[1, 2, 3, 4, 5], [1], [2], [3], [4], [5]]
+    assert models.later_calls == [[1, 3, 4, 5], [1], [3], [4], [5]]
     assert [line["event"] for line in logs] == [
+        "detection failed in a batch, its frames run alone",
+        "a frame cannot be analysed",
         "a batch failed, its frames run alone",
         "a frame cannot be analysed",
     ]
 
 
-def test_models_that_fail_bury_nothing(outcomes: Outcomes, models: Models) -> None:
+@pytest.mark.parametrize("height", [BAD, WORSE])
+def test_models_that_fail_bury_nothing(outcomes: Outcomes, models: Models, height: int) -> None:
     models.broken = True
     with pytest.raises(ModelError), capture_logs():
-        outcomes.of([opened(delivery_of("a", 1), BAD)])
+        both_steps(outcomes, [opened(delivery_of("a", 1), height)])
 
 
 def test_a_feed_is_remembered_until_there_is_a_doubt(
@@ -141,11 +168,11 @@ def test_a_feed_is_remembered_until_there_is_a_doubt(
     saved = Memory(classifier="from the server")
     delivery = delivery_of("a", 1)
     server.command("SET", delivery.lease.keys.state, saved.state())
-    outcomes.of([opened(delivery)])
+    both_steps(outcomes, [opened(delivery)])
     server.command("DEL", delivery.lease.keys.state)
-    outcomes.of([opened(delivery_of("a", 2))])
-    outcomes.of([opened(delivery_of("a", 3, doubts=1))])
-    outcomes.of([opened(delivery_of("a", 4, doubts=1))])
+    both_steps(outcomes, [opened(delivery_of("a", 2))])
+    both_steps(outcomes, [opened(delivery_of("a", 3, doubts=1))])
+    both_steps(outcomes, [opened(delivery_of("a", 4, doubts=1))])
     first, second, third, fourth = models.memories
     assert first is second
     assert first.classifier == "from the server"
@@ -159,7 +186,7 @@ def test_what_is_no_memory_is_told_and_the_tracks_begin_anew(
     server.command("SET", FeedKeys.of("a").state, "no memory")
     server.command("LPUSH", FeedKeys.of("b").state, "not even text")
     with capture_logs() as logs:
-        outcomes.of([opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
+        both_steps(outcomes, [opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
     assert [(line["event"], line["feed"]) for line in logs] == [
         ("tracks start anew", "a"),
         ("tracks start anew", "b"),
@@ -167,9 +194,9 @@ def test_what_is_no_memory_is_told_and_the_tracks_begin_anew(
 
 
 def test_nothing_is_kept_of_other_feeds(outcomes: Outcomes, models: Models) -> None:
-    outcomes.of([opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
+    both_steps(outcomes, [opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
     outcomes.keep([delivery_of("a", 1).lease])
-    outcomes.of([opened(delivery_of("a", 2)), opened(delivery_of("b", 2))])
+    both_steps(outcomes, [opened(delivery_of("a", 2)), opened(delivery_of("b", 2))])
     first_a, first_b, second_a, second_b = models.memories
     assert first_a is second_a
     assert first_b is not second_b

@@ -1,4 +1,4 @@
-"""The three threads of a worker: each goes on while another is busy, and none can hang unseen."""
+"""The four threads of a worker: each goes on while another is busy, and none can hang unseen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -66,18 +67,18 @@ def sequences(url: str, feed: str) -> list[int]:
 def test_the_analysis_goes_on_while_the_server_is_slow(
     server: Server, server_url: str, feed: str, gate: Gate
 ) -> None:
-    """What piles up meanwhile is settled in one round trip, and it is no more than four batches."""
+    """What piles up meanwhile is settled in one round trip, and it is no more than five batches."""
     seen = Gate()
     push_frames(server, feed, 40)
     gate.shut()
     with running_worker(server_url, OneFace(seen.pass_through), batch_size=4, detect_every=1):
-        wait_until(lambda: sum(seen.calls) == 16)
+        wait_until(lambda: sum(seen.calls) == 20)
         assert read_books(server, feed).published == 0
         assert len(gate.calls) == 1
         gate.open()
         wait_until(lambda: read_books(server, feed).published == 40)
     assert sum(seen.calls) == 40, "no frame was looked at twice"
-    assert gate.calls[1] >= 12
+    assert gate.calls[1] >= 16
     assert sequences(server_url, feed) == list(range(40))
 
 
@@ -96,6 +97,29 @@ def test_the_next_batch_is_read_and_decoded_while_one_is_analysed(
         seen.open()
         wait_until(lambda: read_books(server, feed).published == 40)
     assert max(seen.calls) == 4
+
+
+def test_the_next_batch_is_detected_in_while_one_is_analysed(
+    server: Server, server_url: str, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But no more than the next one."""
+    seen, later = Gate(), Gate()
+    of = outcomes.Outcomes.of
+
+    def analyse(self: outcomes.Outcomes, batch: list[Any]) -> list[Outcome]:
+        later.pass_through(batch)
+        return of(self, batch)
+
+    monkeypatch.setattr(outcomes.Outcomes, "of", analyse)
+    push_frames(server, feed, 40)
+    later.shut()
+    with running_worker(server_url, OneFace(seen.pass_through), batch_size=4, detect_every=1):
+        wait_until(lambda: read_books(server, feed).in_hand == 12)
+        wait_until(lambda: sum(seen.calls) == 8)
+        assert later.calls == [4]
+        later.open()
+        wait_until(lambda: read_books(server, feed).published == 40)
+    assert sequences(server_url, feed) == list(range(40))
 
 
 def test_a_live_frame_that_grows_stale_behind_a_batch_is_skipped(
@@ -193,16 +217,23 @@ def frame_pb_of(feed: str, height: int) -> bytes:
     ).SerializeToString()
 
 
-@pytest.mark.parametrize("stage", ["reading", "analysis", "settling"])
+@pytest.mark.parametrize("stage", ["reading", "detection", "analysis", "settling"])
 def test_a_stage_that_hangs_is_noticed(
     server: Server, server_url: str, feed: str, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the other two come round."""
+    """Though the others come round."""
     hangs = Gate()
 
     def look(pictures: Sequence[Image]) -> None:
-        if stage == "analysis":
+        if stage == "detection":
             hangs.pass_through(pictures)
+
+    of = outcomes.Outcomes.of
+
+    def analyse(self: outcomes.Outcomes, batch: list[Any]) -> list[Outcome]:
+        if stage == "analysis":
+            hangs.pass_through(batch)
+        return of(self, batch)
 
     def settle(server: Server, outcomes: Sequence[Outcome], **kept: float) -> list[Settled]:
         if stage == "settling":
@@ -217,6 +248,7 @@ def test_a_stage_that_hangs_is_noticed(
         return decode(frame, max_pixels)
 
     monkeypatch.setattr(pipeline, "settle", settle)
+    monkeypatch.setattr(outcomes.Outcomes, "of", analyse)
     monkeypatch.setattr(opening, "decode_picture", decode_picture)
     monkeypatch.setattr("worker.health.ALIVE_S", 2.5)
     register(server, feed, policy="lossless")
@@ -270,7 +302,7 @@ def test_one_thread_decodes_or_analyses(
     assert sequences(server_url, feed) == list(range(40))
 
 
-@pytest.mark.parametrize("stage", ["reading", "analysis", "settling"])
+@pytest.mark.parametrize("stage", ["reading", "detection", "analysis", "settling"])
 def test_a_stage_that_dies_ends_the_worker_and_loses_nothing(
     server: Server, server_url: str, feed: str, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,12 +318,14 @@ def test_a_stage_that_dies_ends_the_worker_and_loses_nothing(
         elif stage == "reading":
             patched.setattr(opening, "decode_picture", die)
         else:
-            patched.setattr(outcomes.Outcomes, "of", die)
+            patched.setattr(outcomes.Outcomes, "of" if stage == "analysis" else "detect", die)
         worker = Running(server_url, OneFace(), batch_size=4)
         with pytest.raises(MemoryError, match=stage):
             worker.pipeline.run(worker.stop)
         worker.server.close()
-    assert not {"reading", "settling"} & {thread.name for thread in threading.enumerate()}
+    assert not {"reading", "detection", "settling"} & {
+        thread.name for thread in threading.enumerate()
+    }
     books = read_books(server, feed)
     assert (books.in_flight, books.published, books.owned) == (20, 0, False)
     with running_worker(server_url, OneFace(), batch_size=4):

@@ -26,7 +26,7 @@ from worker.wire.books import Books, read_all_books
 from worker.wire.registry import register
 from worker.wire.server import Server
 
-_POLL_S = 0.01
+_POLL_S = 0.05
 _TAKEN_S = 60.0
 """How long a worker may take to get the leases of all feeds, and in the end to drain them."""
 _WARM_UP_S = 2.0

@@ -1,8 +1,9 @@
 """The frames in a worker's hands, from being read to being settled: all that its threads share.
 
-Between the threads a frame waits twice: decoded, for the analysis to take it (it is *ready* then),
-and analysed, for its outcome to be settled. What waits for the analysis is one batch at the most,
-and it stays open until it is taken: a frame that comes meanwhile still finds the room left for it.
+Between the threads a frame waits three times: decoded, for the detection to take it (it is *ready*
+then); with its faces detected, for the rest of the analysis; and analysed, for its outcome to be
+settled. What is ready is one batch at the most, and it stays open until it is taken: a frame that
+comes meanwhile still finds the room left for it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Generic, Protocol, TypeVar
 
 from worker.consume.leases import Lease
 
-_BATCHES = 4
-"""In hand at the most: one that is analysed, one that is ready, and two on the way to the server,
-so that one slow answer holds up nobody and a slow server is noticed."""
+_BATCHES = 5
+"""In hand at the most: one that is ready, one in detection, one that is analysed, and two on the
+way to the server, so that one slow answer holds up nobody and a slow server is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class _Decoded(_Held, Protocol):
 
 
 Ready = TypeVar("Ready", bound=_Decoded)
+Detected = TypeVar("Detected")
 Done = TypeVar("Done", bound=_Held)
 _Item = TypeVar("_Item", bound=_Held)
 
@@ -80,7 +82,7 @@ class Look:
     """Feeds of which the server did not settle a frame since then, and why."""
 
 
-class InHand(Generic[Ready, Done]):
+class InHand(Generic[Ready, Detected, Done]):
     """Counts what is in hand and passes it on. Every method may be called from any thread.
 
     After a doubt about a feed (:meth:`doubt`) whatever had been read of it before is void: it goes
@@ -108,7 +110,10 @@ class InHand(Generic[Ready, Done]):
         self._due_at = 0.0
         """When the batch that waits may be taken (monotonic seconds)."""
         self._wanted = False
-        """Whether the analysis waits for it."""
+        """Whether the detection waits for it."""
+        self._detected: list[Detected] = []
+        """A batch, if one waits for the rest of the analysis."""
+        self._all_detected = False
         self._done: list[Done] = []
         self._all_read = self._ended = False
         self._failure: BaseException | None = None
@@ -166,7 +171,7 @@ class InHand(Generic[Ready, Done]):
                 self._due_now()
 
     def rest(self, timeout_s: float) -> None:
-        """If the analysis has a batch to go on with, wait so long or until it wants it."""
+        """If the detection has a batch to go on with, wait so long or until it wants it."""
         with self._changed:
             self._changed.wait_for(lambda: self._wanted or not self._ready or self.over, timeout_s)
 
@@ -176,7 +181,7 @@ class InHand(Generic[Ready, Done]):
             self._all_read = True
             self._changed.notify_all()
 
-    # For the thread that analyses.
+    # For the thread that detects.
 
     def batch(self, timeout_s: float) -> list[Ready] | None:
         """What is ready, as soon as it is due; a feed's own stand in the order of their ids.
@@ -198,6 +203,36 @@ class InHand(Generic[Ready, Done]):
             self._wanted = False
             self.ring()
             return batch
+
+    def detected(self, batch: Detected) -> None:
+        """Wait until the batch is taken for the rest of the analysis, or all is over."""
+        with self._changed:
+            self._detected.append(batch)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._detected or self.over)
+
+    def all_detected(self) -> None:
+        """Nothing more will come from detection."""
+        with self._changed:
+            self._all_detected = True
+            self._changed.notify_all()
+
+    # For the thread that analyses.
+
+    def to_analyse(self, timeout_s: float) -> list[Detected] | None:
+        """The batch that comes from detection, alone in a list.
+
+        Nothing comes back after ``timeout_s``; None when there will be no more.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._detected or self._all_detected or self._failure, timeout_s
+            )
+            taken, self._detected = self._detected, []
+            self._changed.notify_all()
+            if self._failure or (self._all_detected and not taken):
+                return None
+            return taken
 
     def analysed(self, outcomes: Sequence[Done]) -> None:
         """They wait to be settled."""
@@ -274,7 +309,7 @@ class InHand(Generic[Ready, Done]):
 
     def _due(self) -> list[Ready] | None:
         self._ready = self._without_void(self._ready)
-        if self._failure or (self._all_read and not self._ready):
+        if self.over or (self._all_read and not self._ready):
             return None
         if not self._all_read and self._due_at > time.monotonic():
             return []

@@ -44,7 +44,7 @@ class Reader:
     For one thread alone. What it reads is in hand until others say that it is settled.
     """
 
-    def __init__(self, server: Server, leases: Leases, hands: InHand[Any, Any]) -> None:
+    def __init__(self, server: Server, leases: Leases, hands: InHand[Any, Any, Any]) -> None:
         self._server = server
         self._leases = leases
         self._hands = hands

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -31,14 +31,6 @@ _GLANCE_FACE = 2.4
 
 _ON_FACE = 0.5
 """Overlap, in parts of the smaller box, from which two looks have found one face."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What is remembered of one feed's pictures, after one of its frames."""
-
-    schedule: Schedule = field(default_factory=Schedule)
-    tracks: Tracks = field(default_factory=Tracks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +104,15 @@ class Finder:
         self._alive = alive
 
     def detect(
-        self, views: Sequence[View], before: Mapping[int, Sight], *, busy: float = 0.0
+        self, views: Sequence[View], before: Mapping[int, Schedule], *, busy: float = 0.0
     ) -> list[Look]:
         """Begin the search: full detection, or a glance, in the views that are due for it.
 
         Args:
-            before: what is remembered of each feed.
+            before: each feed's schedule before its first view.
             busy: the share of its time that the worker works, 0 to 1.
         """
-        schedules = {feed: sight.schedule for feed, sight in before.items()}
+        schedules = dict(before)
         looks = []
         for view in views:
             schedule, due = advance(
@@ -135,13 +127,18 @@ class Finder:
             look.glanced = faces
         return looks
 
-    def follow(self, looks: list[Look], before: Mapping[int, Sight]) -> None:
+    def follow(self, looks: Sequence[Look], before: Mapping[int, Tracks]) -> list[Look]:
         """End the search that ``detect`` began: follow the known faces in the other views.
 
         Where one that was seen in the frame before is not seen any more, it is looked for at once:
         with a glance if it is large.
+
+        Args:
+            looks: what ``detect`` gave; they stay as they are.
+            before: each feed's tracks before its first view.
         """
-        tracks = {feed: sight.tracks for feed, sight in before.items()}
+        looks = [replace(look) for look in looks]
+        tracks = dict(before)
         for wave in _waves(looks):
             self._follow_in([look for look in wave if not look.detected], tracks)
             lost = [(look, _lost(tracks[look.view.feed], look)) for look in wave]
@@ -164,6 +161,7 @@ class Finder:
                     ids[seen],
                 )
                 tracks[look.view.feed] = look.tracks
+        return looks
 
     def _detect_in(self, looks: list[Look]) -> None:
         """Few large pictures at a time: each call is a sign of life."""

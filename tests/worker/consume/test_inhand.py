@@ -23,7 +23,7 @@ class Item:
     pixels: int = 100
 
 
-Hands = InHand[Item, Item]
+Hands = InHand[Item, str, Item]
 
 
 def hands_of(size: int = 8, wait_s: float = 0.0, pixels: int = 10_000) -> Hands:
@@ -121,10 +121,10 @@ def test_what_waits_is_bounded_by_its_pixels() -> None:
     assert taken == [True]
 
 
-def test_no_more_is_read_than_four_batches() -> None:
+def test_no_more_is_read_than_five_batches() -> None:
     hands = hands_of(size=2)
     items = []
-    for _ in range(4):
+    for _ in range(5):
         assert hands.look().room == 2
         items += offer(hands, "aa")
         hands.analysed(hands.batch(0.0) or [])
@@ -168,12 +168,45 @@ def test_at_the_end_all_that_is_in_hand_passes_through() -> None:
     assert hands.outcomes(0.0) is None
 
 
+def test_a_batch_is_handed_from_one_step_to_the_next() -> None:
+    hands, passed = hands_of(), []
+
+    def detect() -> None:
+        for name in ("first", "second"):
+            hands.detected(name)
+            passed.append(name)
+        hands.all_detected()
+
+    assert hands.to_analyse(0.0) == []
+    detecting = threading.Thread(target=detect)
+    detecting.start()
+    detecting.join(timeout=0.05)
+    assert passed == [], "it waits until the batch is taken"
+    assert hands.to_analyse(10.0) == ["first"]
+    assert hands.to_analyse(10.0) == ["second"]
+    assert hands.to_analyse(10.0) is None
+    detecting.join(timeout=10)
+    assert passed == ["first", "second"]
+
+
+def test_who_detects_is_let_go_when_the_analysis_ends() -> None:
+    hands = hands_of(wait_s=60.0)
+    offer(hands, "a")
+    waiting = threading.Thread(target=lambda: hands.detected("for nobody"))
+    waiting.start()
+    hands.end()
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+    assert hands.batch(0.0) is None
+
+
 def test_a_failure_wakes_all_and_throws_everything_away() -> None:
     hands = hands_of(wait_s=60.0)
     offer(hands, "ab")
     answers: list[object] = []
     waiting = [
         threading.Thread(target=lambda: answers.append(hands.batch(60.0))),
+        threading.Thread(target=lambda: answers.append(hands.to_analyse(60.0))),
         threading.Thread(target=lambda: answers.append(hands.outcomes(60.0))),
     ]
     for thread in waiting:
@@ -183,7 +216,8 @@ def test_a_failure_wakes_all_and_throws_everything_away() -> None:
     hands.fail(RuntimeError("later"))
     for thread in waiting:
         thread.join(timeout=10)
-    assert answers == [None, None]
+    assert answers == [None, None, None]
+    hands.detected("too late")  # does not wait
     assert hands.outcomes(0.0) is None
     assert hands.failure is error
     assert not hands.offer(read(hands, "c")[0], 0.0)

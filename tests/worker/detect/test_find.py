@@ -7,8 +7,9 @@ from typing import cast
 
 import numpy as np
 
-from worker.detect.find import Finder, Look, Sight, View
+from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import FaceDetector
+from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
 from worker.records import Detections, Floats, Image
 
@@ -77,7 +78,8 @@ class Stage:
     def __init__(self, every: int = 4, *, min_face: float = 40) -> None:
         self.detector = Scripted()
         self.finder = Finder(cast(FaceDetector, self.detector), every, min_face=min_face)
-        self.sights: dict[int, Sight] = {}
+        self.schedules: dict[int, Schedule] = {}
+        self.tracks: dict[int, Tracks] = {}
         self.frames: dict[int, int] = {}
         self.pictures: list[Image] = []
         """Kept, so that each has an id of its own."""
@@ -99,11 +101,13 @@ class Stage:
         return View(feed, image, self.frames[feed] / 25, live)
 
     def find(self, *views: View, busy: float = 0.0) -> list[Look]:
-        before = {view.feed: self.sights.get(view.feed, Sight()) for view in views}
-        looks = self.finder.detect(views, before, busy=busy)
-        self.finder.follow(looks, before)
+        feeds = {view.feed for view in views}
+        schedules = {feed: self.schedules.get(feed, Schedule()) for feed in feeds}
+        tracks = {feed: self.tracks.get(feed, Tracks()) for feed in feeds}
+        looks = self.finder.follow(self.finder.detect(views, schedules, busy=busy), tracks)
         for look in looks:
-            self.sights[look.view.feed] = Sight(look.schedule, look.tracks)
+            self.schedules[look.view.feed] = look.schedule
+            self.tracks[look.view.feed] = look.tracks
         return looks
 
 
@@ -220,14 +224,17 @@ def test_what_only_the_detector_sees_is_there_on_its_frames_and_keeps_its_id() -
 
 def test_a_search_leaves_what_it_was_given_as_it_was() -> None:
     stage = Stage()
-    before = {1: Sight()}
+    schedules, tracks = {1: Schedule()}, {1: Tracks()}
     views = [stage.view(1, [A]) for _ in range(6)]
     for _ in range(2):
-        looks = stage.finder.detect(views, before)
-        stage.finder.follow(looks, before)
-        assert before == {1: Sight()}
-        assert looks[-1].tracks.next_id == 2
-    assert before[1].tracks == Tracks()
+        looks = stage.finder.detect(views, schedules)
+        assert schedules == {1: Schedule()}
+        for _ in range(2):
+            followed = stage.finder.follow(looks, tracks)
+            assert followed[-1].tracks.next_id == 2
+            assert followed[-1].ids.tolist() == [1]
+        assert tracks == {1: Tracks()}
+        assert [look.tracks for look in looks] == [Tracks()] * 6
 
 
 def test_the_search_shows_signs_of_life() -> None:
