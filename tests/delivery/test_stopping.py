@@ -89,6 +89,7 @@ def test_a_second_signal_ends_it_at_once(
     push_frames(server, feed, 10)
     process = start(batch_s=60, grace_s=60)
     wait_for_batch(process)
+    wait_until(lambda: read_books(server, feed).in_hand == 8)  # one is read ahead
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None, "it drains"
@@ -102,6 +103,7 @@ def test_grace_is_not_for_ever(server: Server, server_url: str, feed: str, start
     push_frames(server, feed, 10)
     process = start(batch_s=60, grace_s=1)
     wait_for_batch(process)
+    wait_until(lambda: read_books(server, feed).in_hand == 8)  # one is read ahead
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=15) == 70
     assert read_books(server, feed).in_hand == 8, "a batch, and one read ahead"
