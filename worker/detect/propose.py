@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +19,6 @@ Ints = npt.NDArray[np.int64]
 # A larger call is slower for each picture, not faster: its layers leave the cache.
 _PIXELS_AT_ONCE = 300_000
 """Pixels of a level in one call of the P-Net, unless one picture's level has more."""
-
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
-"""``map``, or that of a pool of threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +65,8 @@ def propose(
     threshold: float,
     sampler: Sampler,
     sizes: Ints,
-    run: Map,
 ) -> Candidates:
-    """What may be a face, in pictures of ``sizes`` (N, 2), height and width; each has a level.
-
-    ``run`` runs the calls, the long ones first.
-    """
+    """What may be a face, in pictures of ``sizes`` (N, 2), height and width; each has a level."""
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, (height, width) in enumerate(sizes.tolist()):
         by_size[height, width].append(i)
@@ -99,9 +90,9 @@ def propose(
         which, rows, columns = which[kept], rows[kept], columns[kept]
         return np.array(some)[which], boxes[kept], scores[kept], regression[which, :, rows, columns]
 
-    for _ in run(sampler.prepare, range(len(sizes))):
-        pass
-    parts = zip(*run(scan, calls), strict=True)
+    for i in range(len(sizes)):
+        sampler.prepare(i)
+    parts = zip(*map(scan, calls), strict=True)
     pictures, boxes, scores, moves = (np.concatenate(part) for part in parts)
     kept = nms_by_group(boxes, scores, pictures, 0.7)
     boxes = square(shift(boxes[kept], moves[kept], inclusive=False))

@@ -7,6 +7,7 @@ a video of the real data are used where they are.
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -124,9 +125,9 @@ def test_the_onet_looks_at_few_candidates_of_a_face(detector):
     looks = []
     each = load_detector(provider="cpu", alike=1)
     for one in (detector, each):
-        onet = Counted(one._onet)
+        onet = Counted(one._cascade.onet)
         one = copy.copy(one)
-        one._onet = onet
+        one._cascade = replace(one._cascade, onet=onet)
         faces = one.detect([astronauts()["three"]])[0]
         looks.append(onet.crops)
     assert len(faces) <= looks[0] <= looks[1] / 2
@@ -177,7 +178,7 @@ def test_a_batch_of_mixed_sizes_is_one_picture_at_a_time(detector, monkeypatch):
     for pixels, crops in ((600_000, 3), (100_000_000, 10_000)):
         monkeypatch.setattr(mtcnn, "_PIXELS_TOGETHER", pixels)
         monkeypatch.setattr(propose, "_PIXELS_AT_ONCE", pixels // 600_000)
-        monkeypatch.setattr(mtcnn, "_CROPS_AT_ONCE", crops)
+        monkeypatch.setattr(cascade, "_CROPS_AT_ONCE", crops)
         for a, b in zip(detector.detect(pictures), alone, strict=True):
             assert_same(a, b)
 
@@ -306,17 +307,16 @@ class FakeLater:
 
 
 def test_a_candidate_outside_the_picture_takes_only_itself_away():
-    detector = FaceDetector(
+    steps = cascade.Cascade(
         FakePNet(),
         FakeLater(landmarks=False),
         FakeLater(landmarks=True),
-        info=ModelInfo("fake", "0", "0" * 16),
         pyramid=propose.Pyramid(40, 0.709),
         thresholds=(0.6, 0.7, 0.7),
         alike=0.5,
-        threads=1,
         sampler=lambda images: AreaSampler(images, TableMemory()),
     )
+    detector = FaceDetector(steps, ModelInfo("fake", "0", "0" * 16), threads=1)
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[:, 200:] = 255
     faces = detector.detect([picture])[0]
@@ -348,10 +348,12 @@ def test_a_glance_sees_no_small_face_and_costs_less():
     assert len(faces) == 1
     assert len(looking.glance([small])[0]) == 0
     counts = []
+    steps = looking._cascade
     for look in (looking.detect, looking.glance):
-        looking._rnet = Counted(load_detector(provider="cpu")._rnet)
+        rnet = Counted(steps.rnet)
+        looking._cascade = replace(steps, rnet=rnet)
         look([astronauts()["three"]])
-        counts.append(looking._rnet.crops)
+        counts.append(rnet.crops)
     assert 0 < counts[1] < counts[0] / 2
 
 
@@ -435,7 +437,7 @@ def test_following_in_a_batch_is_following_one_at_a_time(detector, monkeypatch):
         True,
     ]
     together = detector.follow(pictures, boxes)
-    monkeypatch.setattr(mtcnn, "_CROPS_AT_ONCE", 2)
+    monkeypatch.setattr(cascade, "_CROPS_AT_ONCE", 2)
     split = load_detector(provider="cpu", threads=2).follow(pictures, boxes)
     for (origins, faces), *others in zip(alone, together, split, strict=True):
         for other_origins, other in others:

@@ -1,0 +1,161 @@
+"""MTCNN's cascade on pictures that go through its networks together, in the thread that calls.
+
+The P-Net scans a pyramid of shrunken pictures for anything that may be a face; the R-Net and then
+the O-Net look at each candidate again, reject most, and move the box; the O-Net adds landmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from worker.detect.boxes import shift, sides, square, windows
+from worker.detect.nms import covered, nms_by_group
+from worker.detect.propose import Candidates, Pyramid, propose
+from worker.detect.resample import Sampler
+from worker.records import Detections, Floats, Image
+
+Ints = npt.NDArray[np.int64]
+
+_CROPS_AT_ONCE = 64
+"""Candidates in one call of the R- or O-Net: with 256, each takes a third longer."""
+
+_SAME_FACE = 0.7
+"""Overlap, in parts of the smaller box, above which two results are one face."""
+
+
+class _Found(NamedTuple):
+    """What the O-Net takes for faces, of several pictures: parallel arrays."""
+
+    pictures: Ints
+    origins: Ints
+    """As those of the candidates."""
+    boxes: Floats
+    scores: Floats
+    landmarks: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """The three networks and what they go by. Holds no state: any thread may use it."""
+
+    pnet: ort.InferenceSession
+    rnet: ort.InferenceSession
+    onet: ort.InferenceSession
+    pyramid: Pyramid
+    thresholds: tuple[float, float, float]
+    """Probability that a candidate needs to pass each network."""
+    alike: float
+    """Overlap from which the O-Net takes candidates for one face's; see ``load_detector``."""
+    sampler: Callable[[Sequence[Image]], Sampler]
+    """How pictures are shrunk."""
+
+    def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
+        """The faces of each picture, best first; each picture has a level.
+
+        ``likely``: the P-Net's threshold.
+        """
+        sampler = self.sampler(images)
+        sizes = np.array([image.shape[:2] for image in images])
+        candidates = propose(self.pnet, self.pyramid, likely, sampler, sizes)
+        best, others = self._refine(sampler, sizes, candidates)
+        found = self._judge(sampler, sizes, best)
+        # What lies on a face, by the measure of the last suppression, would be that face again.
+        again = covered(others.boxes, others.pictures, found.boxes, found.pictures, _SAME_FACE)
+        more = self._judge(sampler, sizes, others.pick(~again))
+        found = _joined(found, more)
+        return [faces for _, faces in _settled(found, len(images))]
+
+    def follow(
+        self, images: Sequence[Image], boxes: Sequence[Floats]
+    ) -> list[tuple[Ints, Detections]]:
+        """As :meth:`FaceDetector.follow`."""
+        counts = [len(some) for some in boxes]
+        candidates = Candidates(
+            np.repeat(np.arange(len(images)), counts),
+            np.concatenate(boxes).astype(np.float32, copy=False).reshape(-1, 4),
+            np.concatenate([np.arange(count) for count in counts]),
+        )
+        width, height = sides(candidates.boxes)
+        usable = np.isfinite(candidates.boxes).all(axis=1) & (width > 0) & (height > 0)
+        candidates = candidates.pick(usable)
+        candidates = replace(candidates, boxes=square(candidates.boxes))
+        sizes = np.array([image.shape[:2] for image in images])
+        found = self._judge(self.sampler(images), sizes, candidates)
+        return _settled(found, len(images))
+
+    def _refine(
+        self, sampler: Sampler, sizes: Ints, candidates: Candidates
+    ) -> tuple[Candidates, Candidates]:
+        """The R-Net, on each candidate: the best one of those that are alike, and the others."""
+        candidates, (scores, moves) = self._look(self.rnet, sampler, sizes, candidates, 24)
+        passed = scores > self.thresholds[1]
+        candidates, scores, moves = candidates.pick(passed), scores[passed], moves[passed]
+        kept = nms_by_group(candidates.boxes, scores, candidates.pictures, 0.7)
+        candidates, scores = candidates.pick(kept), scores[kept]
+        boxes = square(shift(candidates.boxes, moves[kept], inclusive=True))
+        candidates = replace(candidates, boxes=boxes)
+        best = np.zeros(len(boxes), bool)
+        best[nms_by_group(boxes, scores, candidates.pictures, self.alike)] = True
+        return candidates.pick(best), candidates.pick(~best)
+
+    def _judge(self, sampler: Sampler, sizes: Ints, candidates: Candidates) -> _Found:
+        """The O-Net, on each candidate: those that are faces, some perhaps more than once."""
+        candidates, (scores, moves, landmarks) = self._look(
+            self.onet, sampler, sizes, candidates, 48
+        )
+        passed = scores > self.thresholds[2]
+        candidates = candidates.pick(passed)
+        extent = np.stack(sides(candidates.boxes, inclusive=True), axis=1)
+        corner = candidates.boxes[:, :2]
+        landmarks = extent[:, None] * landmarks[passed] + corner[:, None] - 1
+        boxes = shift(candidates.boxes, moves[passed], inclusive=True)
+        return _Found(candidates.pictures, candidates.origins, boxes, scores[passed], landmarks)
+
+    def _look(
+        self,
+        network: ort.InferenceSession,
+        sampler: Sampler,
+        sizes: Ints,
+        candidates: Candidates,
+        size: int,
+    ) -> tuple[Candidates, list[Floats]]:
+        """Run a network on each candidate's crop; candidates outside their picture fall away here.
+
+        Returns the others and the network's outputs, all of one length.
+        """
+        heights, widths = sizes[candidates.pictures].T
+        areas, visible = windows(candidates.boxes, widths, heights)
+        candidates, areas = candidates.pick(visible), areas[visible]
+
+        def look(start: int) -> list[Floats]:
+            some = slice(start, start + _CROPS_AT_ONCE)
+            crops = sampler.crops(candidates.pictures[some], areas[some], size)
+            outputs: list[Floats] = network.run(None, {"images": crops})
+            return outputs
+
+        # An empty batch is no batch: not every provider runs one.
+        none = [np.zeros((0, *output.shape[1:]), np.float32) for output in network.get_outputs()]
+        calls = [none, *map(look, range(0, len(areas), _CROPS_AT_ONCE))]
+        return candidates, [np.concatenate(output) for output in zip(*calls, strict=True)]
+
+
+def _joined(some: _Found, others: _Found) -> _Found:
+    pairs: Iterator[tuple[Any, Any]] = zip(some, others, strict=True)
+    return _Found(*map(np.concatenate, pairs))
+
+
+def _settled(found: _Found, count: int) -> list[tuple[Ints, Detections]]:
+    """Each face once, best first: origins and faces, one result for each of ``count`` pictures."""
+    pictures, origins, boxes, scores, landmarks = found
+    kept = nms_by_group(boxes, scores, pictures, _SAME_FACE, minimum=True)
+    owners = pictures[kept]
+    return [
+        (origins[mine], Detections(boxes[mine], scores[mine], landmarks[mine]))
+        for mine in (kept[owners == picture] for picture in range(count))
+    ]
