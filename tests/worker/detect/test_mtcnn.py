@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+import worker.detect.cascade as cascade
 import worker.detect.mtcnn as mtcnn
 import worker.detect.propose as propose
 from worker.detect.mtcnn import FaceDetector, load_detector
