@@ -21,7 +21,7 @@ from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.metrics import Metrics
-from worker.records import Detections, Face, Floats, Frame, FrameEvent, Image
+from worker.records import Detections, Face, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import time_of_id
 
@@ -184,6 +184,8 @@ class Analyst:
             shots: in the order in which ``detect`` had them, but for such as are left out.
             looks: what it gave for each.
         """
+        if not shots:
+            return []
         timed = self._metrics.timed
         if self._classifier is not self._next:
             self._classifier = self._next
@@ -195,20 +197,15 @@ class Analyst:
             readings = {feed: self._readings(memory) for feed, memory in memories.items()}
             asked = _asked(looks, readings, self._settings.classify_every)
             chosen = [look.faces.pick(some) for look, some in zip(looks, asked, strict=True)]
-            crops = [
-                self._crop(shot.image, faces) for shot, faces in zip(shots, chosen, strict=True)
-            ]
-            qualities = [
-                quality(crop, faces, self._classifier.margin)
-                for crop, faces in zip(crops, chosen, strict=True)
-            ]
+            crops = np.concatenate(
+                [self._crop(shot.image, some) for shot, some in zip(shots, chosen, strict=True)]
+            )
+            qualities = quality(crops, Detections.joined(chosen), self._classifier.margin)
         with timed("classify"):
-            answers = self._classify(crops)
+            answers = self._classifier.classify(crops)
         self._metrics.batch_faces.observe(len(answers))
         with timed("track"):
-            judged = zip(
-                answers.tolist(), (q for some in qualities for q in some.tolist()), strict=True
-            )
+            judged = zip(answers.tolist(), qualities.tolist(), strict=True)
             results = []
             for shot, look, some in zip(shots, looks, asked, strict=True):
                 feed = look.view.feed
@@ -239,7 +236,7 @@ class Analyst:
         picture[: portrait.shape[0], : portrait.shape[1]] = portrait
         try:
             (faces,) = self._detector.detect([picture])
-            probabilities = self._classify([self._crop(picture, faces)])
+            probabilities = self._classifier.classify(self._crop(picture, faces))
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
         if not len(probabilities):
@@ -251,12 +248,6 @@ class Analyst:
         return crop_faces(
             image, faces.boxes, size=model.size, margin=model.margin, colour=model.colour
         )
-
-    def _classify(self, crops: list[Image]) -> Floats:
-        """(N, labels) for all faces of the batch, in their order."""
-        if not crops:
-            return np.zeros((0, len(self._classifier.labels)), np.float32)
-        return self._classifier.classify(np.concatenate(crops))
 
     def _readings(self, memory: Memory) -> Readings:
         """What is known of the expressions; another model's answers are not to be averaged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -88,6 +89,16 @@ class Detections:
     def pick(self, chosen: npt.NDArray[np.bool_]) -> Detections:
         """Those that ``chosen`` (N,) says, in their order."""
         return Detections(self.boxes[chosen], self.scores[chosen], self.landmarks[chosen])
+
+    @classmethod
+    def joined(cls, some: Iterable[Detections]) -> Detections:
+        """All of them, one after the other."""
+        some = [cls.none(), *some]
+        return cls(
+            np.concatenate([each.boxes for each in some]),
+            np.concatenate([each.scores for each in some]),
+            np.concatenate([each.landmarks for each in some]),
+        )
 
     @classmethod
     def none(cls) -> Detections:
