@@ -79,9 +79,9 @@ def load_graph_detector(
 class GraphDetector:
     """Finds faces in batches of pictures, as ``worker.detect.mtcnn.FaceDetector`` does.
 
-    For one thread alone. Pictures of one size go together; empty ones fill up a batch to a power of
-    two, so that the runtime meets few shapes. Where the device's memory does not suffice, batches
-    are halved, for good.
+    Pictures of one size go together; empty ones fill up a batch to a power of two, so that the
+    runtime meets few shapes. Where the device's memory does not suffice, batches are halved, for
+    good. Several threads may call at once.
     """
 
     def __init__(
@@ -252,7 +252,8 @@ class GraphDetector:
                         raise ModelError(
                             f"the device's memory does not hold one picture of {width}x{height}"
                         ) from None
-                    self._at_once = 2 ** ((len(some) - 1).bit_length() - 1)
+                    half = 2 ** ((len(some) - 1).bit_length() - 1)
+                    self._at_once = min(self._at_once, half)
                     continue
                 results.update(zip(some, found, strict=True))
                 waiting = waiting[len(some) :]

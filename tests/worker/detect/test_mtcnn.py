@@ -5,6 +5,7 @@ a video of the real data are used where they are.
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 import subprocess
 import sys
 from dataclasses import replace
@@ -192,6 +193,26 @@ def test_threads_change_nothing(detector, threads):
     for chosen in (pictures[:1], pictures, [data.astronaut()] * 12):
         for a, b in zip(several.detect(chosen), detector.detect(chosen), strict=True):
             assert_same(a, b)
+
+
+def test_two_threads_may_look_at_once(detector):
+    """As the worker's do: one detects in a batch while another follows faces in the one before."""
+    images = [composition(240, 320, [(10 * i, 20, 200, False)]) for i in range(6)]
+    detected = detector.detect(images)
+    boxes = [faces.boxes for faces in detected]
+    followed = detector.follow(images, boxes)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            again = (
+                pool.submit(detector.detect, images),
+                pool.submit(detector.follow, images, boxes),
+            )
+            for one, other in zip(again[0].result(), detected, strict=True):
+                assert_same(one, other)
+            for (origins, one), (known, other) in zip(again[1].result(), followed, strict=True):
+                assert np.array_equal(origins, known)
+                assert_same(one, other)
+    assert sum(map(len, boxes)) >= 5
 
 
 def test_tables_kept_from_larger_pictures_change_nothing(detector):

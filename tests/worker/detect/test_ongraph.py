@@ -11,6 +11,7 @@ crop by a pixel: there each face overlaps its partner by an IoU of 0.9 or more, 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import cv2
@@ -108,6 +109,26 @@ def test_boxes_scores_and_landmarks_are_the_references(reference, detector, name
     assert len(expected) >= at_least.get(name, 1)
     assert same(expected, found)
     assert found.boxes.dtype == found.scores.dtype == found.landmarks.dtype == np.float32
+
+
+def test_two_threads_may_look_at_once(detector):
+    """As the worker's do: one detects in a batch while another follows faces in the one before."""
+    images = [composition(240, 320, [(10 * i, 20, 200)]) for i in range(6)]
+    detected = detector.detect(images)
+    boxes = [faces.boxes for faces in detected]
+    followed = detector.follow(images, boxes)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            again = (
+                pool.submit(detector.detect, images),
+                pool.submit(detector.follow, images, boxes),
+            )
+            for one, other in zip(again[0].result(), detected, strict=True):
+                assert same(other, one)
+            for (origins, one), (known, other) in zip(again[1].result(), followed, strict=True):
+                assert np.array_equal(origins, known)
+                assert same(other, one)
+    assert sum(map(len, boxes)) >= 5
 
 
 @pytest.mark.parametrize(
