@@ -5,9 +5,9 @@ a video of the real data are used where they are.
 """
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
