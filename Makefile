@@ -11,9 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 demo: $(VENV)/online
 	@$(BIN)/mien demo
 
-# Everything that the tests need, the training half included, and the tests.
+# Everything that the tests need, the training half included, and the tests, a file to a process.
 test: $(VENV)/all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Style, types, and generated modules that are current.
 check: $(VENV)/all

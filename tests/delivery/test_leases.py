@@ -15,9 +15,10 @@ import pytest
 from redis.crc import key_slot
 
 from tests.delivery.conftest import Killable, StartWorker
-from tests.delivery.machines import Workshop, cluster_of, free_port
+from tests.delivery.machines import Workshop, cluster_of
 from tests.doubles import OneFace, running_worker
 from tests.feeds import frame_of, push_frames, wait_until
+from tests.ports import free_port
 from worker.consume.bell import Bell
 from worker.errors import ServerUnavailable
 from worker.subscribe.events import events

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.delivery.machines import Workshop, free_port, replicate
+from tests.delivery.machines import Workshop, replicate
 from tests.doubles import running_worker
 from tests.feeds import frame_of, push_frames, wait_until
+from tests.ports import free_port
 from worker.errors import ServerError, ServerUnavailable
 from worker.subscribe.events import events
 from worker.wire.books import read_books

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.delivery.machines import DEBIAN, Workshop, free_port, needs_redis
+from tests.delivery.machines import DEBIAN, Workshop, needs_redis
 from tests.doubles import running_worker
 from tests.feeds import push_frames, wait_until
+from tests.ports import free_port
 from worker.errors import ServerError, ServerUnavailable, SettingsError
 from worker.subscribe.events import events
 from worker.wire.books import read_books

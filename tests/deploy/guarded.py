@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from typer.testing import CliRunner, Result
 
-from tests.delivery.machines import DEBIAN, EMBEDDED, Machine, Workshop, free_port
+from tests.delivery.machines import DEBIAN, EMBEDDED, Machine, Workshop
 from tests.doubles import running_worker
 from tests.feeds import frame_of, push_frames, wait_until
+from tests.ports import free_port
 from worker.app import app
 from worker.capture.writer import Writer
 from worker.errors import NotPermitted

