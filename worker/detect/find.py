@@ -8,7 +8,6 @@ before the first wave.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detect.mtcnn import Detector, runs
+from worker.detect.near import detect_near
 from worker.detect.nms import covered
 from worker.detect.schedule import Due, Schedule, advance, thumbnail
 from worker.detect.track import Tracks
@@ -25,9 +25,6 @@ from worker.records import Detections, Image
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-_GLANCE_FACE = 2.4
-"""Side of a face, in smallest ones, from which a glance mostly sees it."""
 
 _ON_FACE = 0.5
 """Overlap, in parts of the smaller box, from which two looks have found one face."""
@@ -67,8 +64,12 @@ class Look:
     tracks: Tracks = field(default_factory=Tracks)
     """After this view."""
 
-    def add(self, faces: Detections) -> None:
-        """Faces found without knowing of any: those that are not among the faces already."""
+    def add(self, faces: Detections, *, fresh: bool) -> None:
+        """Faces that another search found: those that are not among the faces already.
+
+        Args:
+            fresh: whether it knew of none of them.
+        """
         one, other = (np.zeros(len(some), np.int64) for some in (faces, self.faces))
         new = faces.pick(~covered(faces.boxes, one, self.faces.boxes, other, _ON_FACE))
         both = [self.faces, new]
@@ -79,7 +80,7 @@ class Look:
             scores[order],
             np.concatenate([some.landmarks for some in both])[order],
         )
-        self.fresh = np.concatenate([self.fresh, np.ones(len(new), bool)])[order]
+        self.fresh = np.concatenate([self.fresh, np.full(len(new), fresh)])[order]
 
 
 class Finder:
@@ -100,7 +101,7 @@ class Finder:
         """
         self._detector = detector
         self._every = every
-        self._glance_face = _GLANCE_FACE * min_face
+        self._min_face = min_face
         self._alive = alive
 
     def detect(
@@ -130,8 +131,8 @@ class Finder:
     def follow(self, looks: Sequence[Look], before: Mapping[int, Tracks]) -> list[Look]:
         """End the search that ``detect`` began: follow the known faces in the other views.
 
-        Where one that was seen in the frame before is not seen any more, it is looked for at once:
-        with a glance if it is large.
+        One that is lost sight of is searched for around where it should be, at once and, more and
+        more rarely, while its track waits.
 
         Args:
             looks: what ``detect`` gave; they stay as they are.
@@ -141,25 +142,14 @@ class Finder:
         tracks = dict(before)
         for wave in _waves(looks):
             self._follow_in([look for look in wave if not look.detected], tracks)
-            lost = [(look, _lost(tracks[look.view.feed], look)) for look in wave]
-            self._detect_in([look for look, side in lost if side < self._glance_face])
-            large = [
-                look
-                for look, side in lost
-                if self._glance_face <= side < math.inf and look.glanced is None
-            ]
-            for look, faces in zip(large, self._glance_at(large), strict=True):
-                look.add(faces)
             for look in wave:
                 known = tracks[look.view.feed]
-                known = known.ended() if look.due.cut else known
-                look.tracks, ids = known.after(look.faces, look.view.seconds, begin=look.fresh)
-                seen = ids > 0
-                look.faces, look.fresh, look.ids = (
-                    look.faces.pick(seen),
-                    look.fresh[seen],
-                    ids[seen],
-                )
+                look.tracks, look.ids = _continued(known.ended() if look.due.cut else known, look)
+            self._search_in([look for look in wave if not look.due.patient], tracks)
+            for look in wave:
+                seen = look.ids > 0
+                look.faces, look.fresh = look.faces.pick(seen), look.fresh[seen]
+                look.ids = look.ids[seen]
                 tracks[look.view.feed] = look.tracks
         return looks
 
@@ -193,19 +183,32 @@ class Finder:
             self._alive()
         for look in wave:
             if look.glanced is not None:
-                look.add(look.glanced)
+                look.add(look.glanced, fresh=True)
+
+    def _search_in(self, wave: list[Look], tracks: Mapping[int, Tracks]) -> None:
+        """Look around where a known face should be, and was not seen."""
+        missing = [
+            (look, box)
+            for look in wave
+            if not look.detected
+            for box in tracks[look.view.feed].missing(look.ids, look.view.seconds)
+        ]
+        if not missing:
+            return
+        images, boxes = (
+            [look.view.image for look, _ in missing],
+            np.stack([box for _, box in missing]),
+        )
+        found = detect_near(self._detector, images, boxes, self._min_face)
+        self._alive()
+        for (look, _), faces in zip(missing, found, strict=True):
+            look.add(faces, fresh=False)
+        for look, _ in missing:
+            look.tracks, look.ids = _continued(tracks[look.view.feed], look)
 
 
-def _lost(known: Tracks, look: Look) -> float:
-    """Side of the smallest face that was seen in the frame before and is not seen in this one.
-
-    Infinite if there is none that has to be looked for: it can wait, or was looked for.
-    """
-    if look.detected or look.due.patient or not known.visible:
-        return math.inf
-    _, ids = known.after(look.faces, look.view.seconds, begin=look.fresh)
-    lost = [track for track in known.visible if track.id not in ids]
-    return min((max(t.right - t.left, t.bottom - t.top) for t in lost), default=math.inf)
+def _continued(known: Tracks, look: Look) -> tuple[Tracks, Ints]:
+    return known.after(look.faces, look.view.seconds, begin=look.fresh)
 
 
 def _waves(looks: Sequence[Look]) -> Iterator[list[Look]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,13 @@ _FADE_S = 0.4
 _SPEED_MEMORY_S = 0.15
 """Time over which a track's speed is averaged: boxes tremble from frame to frame."""
 
-Array = npt.NDArray[np.float64]
+
+# One feed has few faces in a frame: plain numbers are several times as fast as small arrays.
+class _Box(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,8 @@ class Track:
     speed_y: float
     born: float
     seen: float
-    hidden: bool = False
-    """Whether its face was not seen in the feed's last frame."""
+    hidden: int = 0
+    """In how many of the feed's last frames its face was not seen."""
 
 
 # dataclasses.astuple copies deeply, which takes longer than all else that is done with a track.
@@ -79,25 +85,27 @@ class Tracks:
     next_id: int = 1
     known: tuple[Track, ...] = ()
 
-    @property
-    def visible(self) -> list[Track]:
-        """Those whose face was seen in the last frame."""
-        return [track for track in self.known if not track.hidden]
-
     def expected(self, seconds: float) -> Floats:
         """(K, 4): where, at ``seconds``, it is worth looking for the known faces.
 
         A hidden one is looked for unless one that is seen would cover it.
         """
-        known = self._alive(seconds)
-        boxes = _predicted(known, seconds)
-        hidden = np.array([track.hidden for track in known], bool)
-        if hidden.any():
-            shared = _intersections(boxes[hidden], boxes[~hidden])
-            covered = shared > _COVERED * _areas(boxes[hidden])[:, None]
-            hidden[hidden] = covered.any(axis=1)
-            boxes = boxes[~hidden]
-        return boxes.astype(np.float32)
+        return _as_array([box for _, box in self._expected(seconds)])
+
+    def missing(self, ids: npt.NDArray[np.int64], seconds: float) -> Floats:
+        """(L, 4): of the expected, those that have none of ``ids`` and are worth a search now.
+
+        They are on the frame on which they are lost, and the second, fourth, eighth ... from there:
+        who stays away for longer is less and less likely to be where he was.
+        """
+        seen = set(ids.tolist())
+        return _as_array(
+            [
+                box
+                for track, box in self._expected(seconds)
+                if track.id not in seen and (track.hidden + 1).bit_count() == 1
+            ]
+        )
 
     def after(
         self, faces: Detections, seconds: float, *, begin: bool | npt.NDArray[np.bool_] = True
@@ -113,21 +121,19 @@ class Tracks:
         """
         seconds = round(seconds, 6)
         known = self._alive(seconds)
-        boxes = faces.boxes.astype(np.float64)
-        hidden = np.array([track.hidden for track in known], bool)
-        pairs = dict(_best_pairs(_affinity(boxes, _predicted(known, seconds), hidden)))
+        boxes = [_Box(*box) for box in faces.boxes.astype(np.float64).round(2).tolist()]
+        pairs = _best_pairs(boxes, known, seconds)
         ids = np.zeros(len(boxes), np.int64)
         next_id = self.next_id
         for k in set(range(len(known))).difference(pairs.values()):
-            known[k] = replace(known[k], hidden=True)
+            known[k] = replace(known[k], hidden=known[k].hidden + 1)
         begins = np.broadcast_to(begin, len(boxes))
-        for i, box in enumerate(boxes.round(2).tolist()):
+        for i, box in enumerate(boxes):
             if i in pairs:
                 known[pairs[i]] = _moved(known[pairs[i]], box, seconds)
                 ids[i] = known[pairs[i]].id
             elif begins[i]:
-                left, top, right, bottom = box
-                known.append(Track(next_id, left, top, right, bottom, 0.0, 0.0, seconds, seconds))
+                known.append(Track(next_id, *box, 0.0, 0.0, seconds, seconds))
                 ids[i] = next_id
                 next_id += 1
         return Tracks(next_id, tuple(known)), ids
@@ -135,6 +141,15 @@ class Tracks:
     def ended(self) -> Tracks:
         """After a scene cut: none of the faces continues."""
         return Tracks(self.next_id)
+
+    def _expected(self, seconds: float) -> list[tuple[Track, _Box]]:
+        known = [(track, _predicted(track, seconds)) for track in self._alive(seconds)]
+        seen = [box for track, box in known if not track.hidden]
+        return [
+            (track, box)
+            for track, box in known
+            if not (track.hidden and any(_shared(box, one) > _COVERED * _area(box) for one in seen))
+        ]
 
     def _alive(self, seconds: float) -> list[Track]:
         return [track for track in self.known if 0 <= seconds - track.seen <= _SURVIVE_S]
@@ -153,8 +168,8 @@ class Tracks:
         next_id, *rest = content
         known = tuple(Track(*track) for track in rest)
         ids = [track.id for track in known]
-        if any(type(i) is not int for i in (next_id, *ids)):
-            raise ValueError("an id is not a whole number")
+        if any(type(i) is not int for i in (next_id, *ids, *(track.hidden for track in known))):
+            raise ValueError("an id or a count is not a whole number")
         if next_id < 1 or len(set(ids)) != len(ids) or not all(0 < i < next_id for i in ids):
             raise ValueError("its ids do not fit together")
         if not all(math.isfinite(number) for track in known for number in _numbers(track)):
@@ -162,18 +177,15 @@ class Tracks:
         return cls(next_id, known)
 
 
-def _predicted(tracks: list[Track], seconds: float) -> Array:
-    """Where the tracks' faces should be now (K, 4): moved on at a speed that fades away."""
-    rows = [
-        (t.left, t.top, t.right, t.bottom, t.speed_x, t.speed_y, t.seen - seconds) for t in tracks
-    ]
-    numbers = np.array(rows, np.float64).reshape(-1, 7)
-    reach = _FADE_S * (1 - np.exp(numbers[:, 6] / _FADE_S))
-    return numbers[:, :4] + np.tile(numbers[:, 4:6] * reach[:, None], 2)
+def _predicted(track: Track, seconds: float) -> _Box:
+    """Where the track's face should be now: moved on at a speed that fades away."""
+    reach = _FADE_S * (1 - math.exp((track.seen - seconds) / _FADE_S))
+    x, y = track.speed_x * reach, track.speed_y * reach
+    return _Box(track.left + x, track.top + y, track.right + x, track.bottom + y)
 
 
-def _moved(track: Track, box: list[float], seconds: float) -> Track:
-    """The track with its face seen at ``box``: left, top, right, bottom."""
+def _moved(track: Track, box: _Box, seconds: float) -> Track:
+    """The track with its face seen at ``box``."""
     left, top, right, bottom = box
     speed_x, speed_y = track.speed_x, track.speed_y
     elapsed = seconds - track.seen
@@ -183,48 +195,70 @@ def _moved(track: Track, box: list[float], seconds: float) -> Track:
         y = (top + bottom - track.top - track.bottom) / 2 / elapsed
         speed_x = round(speed_x + share * (x - speed_x), 2)
         speed_y = round(speed_y + share * (y - speed_y), 2)
-    return Track(track.id, left, top, right, bottom, speed_x, speed_y, track.born, seconds)
+    return Track(track.id, *box, speed_x, speed_y, track.born, seconds)
 
 
-def _areas(boxes: Array) -> Array:
-    return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(0).prod(axis=-1))
+def _as_array(boxes: list[_Box]) -> Floats:
+    return np.array(boxes, np.float32).reshape(-1, 4)
 
 
-def _intersections(a: Array, b: Array) -> Array:
-    """Shared area of each box of ``a`` (A, 4) with each of ``b`` (B, 4), as (A, B)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.asarray((high - low).clip(0).prod(axis=-1))
+def _area(box: _Box) -> float:
+    left, top, right, bottom = box
+    return max(0.0, right - left) * max(0.0, bottom - top)
 
 
-def _affinity(boxes: Array, predicted: Array, hidden: npt.NDArray[np.bool_]) -> Array:
-    """How well each face (N) continues each track (K), as (N, K); 0 where it cannot.
+def _shared(a: _Box, b: _Box) -> float:
+    """The area that two boxes share."""
+    width = min(a.right, b.right) - max(a.left, b.left)
+    height = min(a.bottom, b.bottom) - max(a.top, b.top)
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+def _affinity(face: _Box, place: _Box, hidden: bool) -> float:
+    """How well a face continues a track that predicts it at ``place``; 0 if it cannot.
 
     1 to 2 by overlap, below 1 by nearness: a pair that overlaps comes before any that does not.
     """
-    area_face, area_track = _areas(boxes)[:, None], _areas(predicted)[None]
-    shared = _intersections(boxes, predicted)
-    overlap = shared / np.maximum(area_face + area_track - shared, 1e-9)
+    area_face, area_track = _area(face), _area(place)
+    shared = _shared(face, place)
+    overlap = shared / max(area_face + area_track - shared, 1e-9)
+    if overlap >= _MIN_OVERLAP:
+        return 1 + overlap - _HIDDEN_LOSS * hidden
+    side_face, side_track = math.sqrt(max(area_face, 1)), math.sqrt(max(area_track, 1))
+    if max(side_face, side_track) > _MAX_GROWTH * min(side_face, side_track):
+        return 0.0
+    x = face.left + face.right - place.left - place.right
+    y = face.top + face.bottom - place.top - place.bottom
+    return max(0.0, 1 - math.hypot(x, y) / (side_face + side_track) / _MAX_DISTANCE)
 
-    side_face, side_track = np.sqrt(np.maximum(area_face, 1)), np.sqrt(np.maximum(area_track, 1))
-    centres = (boxes[:, None, :2] + boxes[:, None, 2:] - predicted[:, :2] - predicted[:, 2:]) / 2
-    distance = np.hypot(centres[..., 0], centres[..., 1]) / ((side_face + side_track) / 2)
-    growth = np.maximum(side_face / side_track, side_track / side_face)
-    nearness = np.where(growth <= _MAX_GROWTH, 1 - distance / _MAX_DISTANCE, 0).clip(0)
-    by_overlap = 1 + overlap - _HIDDEN_LOSS * hidden[None]
-    return np.where(overlap >= _MIN_OVERLAP, by_overlap, nearness)
+
+def _best_pairs(faces: list[_Box], tracks: list[Track], seconds: float) -> dict[int, int]:
+    """The track of each face that continues one, by index: the best pair first, each once."""
+    pairs = []
+    spots = [_spot(face) for face in faces]
+    for k, track in enumerate(tracks):
+        place = _predicted(track, seconds)
+        x, y, reach = _spot(place)
+        for i, (face_x, face_y, face_reach) in enumerate(spots):
+            near = reach + face_reach
+            # Most pairs of a crowd are far apart, and need no more arithmetic than this.
+            if abs(face_x - x) < near and abs(face_y - y) < near:
+                affinity = _affinity(faces[i], place, track.hidden > 0)
+                if affinity > 0:
+                    pairs.append((-affinity, i, k))
+    found: dict[int, int] = {}
+    taken = set()
+    for _, i, k in sorted(pairs):
+        if i not in found and k not in taken:
+            found[i] = k
+            taken.add(k)
+    return found
 
 
-def _best_pairs(affinity: Array) -> list[tuple[int, int]]:
-    """Pairs (face, track), the best first, each face and each track once."""
-    pairs: list[tuple[int, int]] = []
-    faces_left, tracks_left = (set(range(n)) for n in affinity.shape)
-    for flat in np.argsort(-affinity, axis=None, kind="stable").tolist():
-        face, track = divmod(flat, affinity.shape[1])
-        if affinity[face, track] <= 0:
-            break
-        if face in faces_left and track in tracks_left:
-            faces_left.remove(face)
-            tracks_left.remove(track)
-            pairs.append((face, track))
-    return pairs
+def _spot(box: _Box) -> tuple[float, float, float]:
+    """The box's centre, x and y, and half its longer side.
+
+    Boxes that overlap, or are near enough, are no further apart than these together, in x and in y.
+    """
+    left, top, right, bottom = box
+    return (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top, 1.0) / 2

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+import pytest
 
+import worker.detect.find as find
 from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import FaceDetector
 from worker.detect.schedule import Schedule
@@ -45,6 +47,7 @@ class Scripted:
         self.detected: list[int] = []
         self.followed: list[int] = []
         self.glanced: list[int] = []
+        self.searched: list[int] = []
         self.calls = 0
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
@@ -70,6 +73,21 @@ class Scripted:
             ]
             found.append((np.arange(len(near)), faces(near)))
         return found  # type: ignore[return-value]
+
+    def near(self, images: Sequence[Image], boxes: Floats) -> list[Detections]:
+        """As ``detect_near``, which looks at windows: those would have to be told apart."""
+        self.searched += map(id, images)
+        return [
+            faces([one for one in self.shows[id(i)] if np.abs(np.array(one) - box).max() < 40])
+            for i, box in zip(images, boxes, strict=True)
+        ]
+
+
+@pytest.fixture(autouse=True)
+def _scripted_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        find, "detect_near", lambda detector, images, boxes, _: detector.near(images, boxes)
+    )
 
 
 class Stage:
@@ -127,19 +145,46 @@ def test_frames_that_are_due_are_detected_together_over_feeds_and_time() -> None
     assert stage.detector.calls == 1
 
 
-def test_a_face_that_is_lost_brings_detection_on_the_same_frame() -> None:
+def test_a_face_that_is_lost_is_found_near_on_the_same_frame() -> None:
     stage = Stage(every=10)
-    jumped = (70.0, 70.0, 110.0, 110.0)
-    looks = stage.find(stage.view(1, [A]), stage.view(1, [A]), stage.view(1, [jumped]))
-    assert [look.detected for look in looks] == [True, False, True]
-    assert looks[2].faces.boxes.tolist() == [list(jumped)]
+    jumped = (50.0, 30.0, 90.0, 70.0)
+    looks = stage.find(
+        stage.view(1, [A, B]), stage.view(1, [A, B]), stage.view(1, [jumped, B, (40, 100, 80, 140)])
+    )
+    assert [look.detected for look in looks] == [True, False, False]
+    assert stage.detector.searched == [id(looks[2].view.image)]
+    # The known one is not told twice, and who is new there waits for the next full detection.
+    by_id = dict(zip(looks[2].ids.tolist(), looks[2].faces.boxes.tolist(), strict=True))
+    assert by_id == {1: list(jumped), 2: list(B)}
+    assert not looks[2].fresh.any()
 
 
-def test_a_face_that_stays_lost_brings_detection_once() -> None:
+def test_several_that_are_lost_are_searched_for_at_once_in_all_feeds() -> None:
+    stage = Stage(every=10)
+    moved: list[tuple[float, float, float, float]] = [(50, 30, 90, 70), (130, 20, 170, 60)]
+    stage.find(*(stage.view(feed, [A, B]) for feed in (1, 2)))
+    looks = stage.find(*(stage.view(feed, moved) for feed in (1, 2)))
+    assert [sorted(look.ids.tolist()) for look in looks] == [[1, 2]] * 2
+    images = [id(look.view.image) for look in looks]
+    assert stage.detector.searched == [images[0]] * 2 + [images[1]] * 2
+
+
+def test_a_face_that_stays_lost_is_searched_for_more_and_more_rarely() -> None:
     stage = Stage(every=20)
-    looks = stage.find(stage.view(1, [A, B]), *(stage.view(1, [A]) for _ in range(6)))
-    assert [look.detected for look in looks] == [True, True, False, False, False, False, False]
-    assert [look.ids.tolist() for look in looks[1:]] == [[1]] * 6
+    looks = stage.find(stage.view(1, [A, B]), *(stage.view(1, [A]) for _ in range(9)))
+    assert [look.detected for look in looks] == [True] + [False] * 9
+    assert [look.ids.tolist() for look in looks[1:]] == [[1]] * 9
+    assert stage.detector.searched == [id(looks[i].view.image) for i in (1, 2, 4, 8)]
+
+
+def test_where_searches_begin_does_not_depend_on_batches() -> None:
+    shown: list[Boxes] = [[A, B], [A], [A], [(50, 30, 90, 70)], [], [A], [A, B], [B]]
+    together, one_by_one = Stage(every=20), Stage(every=20)
+    looks = together.find(*(together.view(1, boxes) for boxes in shown))
+    others = [one_by_one.find(one_by_one.view(1, boxes))[0] for boxes in shown]
+    assert [look.ids.tolist() for look in looks] == [look.ids.tolist() for look in others]
+    assert looks[-1].tracks == others[-1].tracks
+    assert len(together.detector.searched) == len(one_by_one.detector.searched) > 0
 
 
 def test_a_short_occlusion_keeps_the_id_without_detection() -> None:
@@ -168,31 +213,13 @@ def test_a_small_face_that_is_new_waits_for_full_detection() -> None:
     assert [look.ids.tolist() for look in looks] == [[1]] * 12 + [[1, 2]]
 
 
-def test_a_large_face_that_is_lost_brings_a_glance_on_the_same_frame() -> None:
-    stage = Stage(every=20, min_face=30)
-    jumped = (0.0, 5.0, 85.0, 90.0)
-    looks = stage.find(stage.view(1, [C]), stage.view(1, [C]), stage.view(1, [jumped]))
-    assert [look.detected for look in looks] == [True, False, False]
-    assert stage.detector.glanced == [id(looks[2].view.image)]
-    assert looks[2].faces.boxes.tolist() == [list(jumped)]
-    assert looks[2].ids.tolist() == [1]
-
-
-def test_where_a_glance_saw_no_lost_face_it_does_not_look_again() -> None:
-    stage = Stage(every=20, min_face=30)
-    shown: list[Boxes] = [[C]] * 4 + [[]] * 3
-    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
-    assert stage.detector.glanced == [id(looks[4].view.image)]
-    assert len(stage.detector.detected) == 1
-
-
-def test_a_busy_worker_does_not_look_at_once_for_the_lost_of_live_feeds() -> None:
-    for live, expected in ((True, [0]), (False, [0, 1])):
+def test_a_busy_worker_does_not_search_at_once_for_the_lost_of_live_feeds() -> None:
+    for live, expected in ((True, []), (False, [1, 2, 4])):
         stage = Stage(every=10)
         views = [stage.view(1, [A, B], live=live)]
-        views += [stage.view(1, [A], live=live) for _ in range(7)]
+        views += [stage.view(1, [A], live=live) for _ in range(6)]
         looks = stage.find(*views, busy=0.8)
-        assert [i for i, look in enumerate(looks) if look.detected] == expected
+        assert stage.detector.searched == [id(looks[i].view.image) for i in expected]
 
 
 def test_a_scene_cut_brings_detection_and_new_ids() -> None:

@@ -73,6 +73,22 @@ def test_a_trembling_face_keeps_its_id() -> None:
     assert Feed().run(frames) == [[1]] * 100
 
 
+def test_each_of_a_crowd_keeps_its_id() -> None:
+    rng = np.random.default_rng(2)
+    places = np.array([(70 * column, 70 * row) for row in range(6) for column in range(8)], float)
+    ids = Feed().run(faces(*(places + rng.normal(0, 6, places.shape))) for _ in range(30))
+    assert ids == [list(range(1, 49))] * 30
+
+
+def test_a_narrow_face_that_slips_sideways_keeps_its_id() -> None:
+    # Less than its side away, though more than its width.
+    feed = Feed()
+    for i, left in enumerate((100.0, 130.0)):
+        box = np.array([[left, 100, left + 20, 220]], np.float32)
+        found = Detections(box, np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+        assert feed.see(found, i / 25) == [1]
+
+
 def test_a_small_fast_face_keeps_its_id() -> None:
     # It moves by more than half its side each frame, so its boxes hardly overlap.
     frames = [faces((50 + 14 * i, 80), side=20) for i in range(20)]
@@ -138,9 +154,21 @@ def test_a_hidden_face_is_expected_for_as_long_as_its_track_lasts() -> None:
     feed = Feed()
     feed.see(faces((100, 100)), 0.0)
     feed.see(Detections.none(), 0.5)
-    assert feed.tracks.visible == []
+    assert all(track.hidden for track in feed.tracks.known)
     assert len(feed.tracks.expected(0.9)) == 1
     assert len(feed.tracks.expected(1.1)) == 0
+
+
+def test_a_face_that_is_lost_is_worth_a_search_at_once_and_then_more_and_more_rarely() -> None:
+    feed = Feed()
+    feed.see(faces((100, 100), (300, 100)), 0.0)
+    searched = []
+    for i in range(1, 20):
+        before = feed.tracks
+        ids = feed.see(faces((300, 100)), i / 25)
+        searched.append(len(before.missing(np.array(ids), i / 25)))
+    assert [i for i, count in enumerate(searched, 1) if count] == [1, 2, 4, 8, 16]
+    assert max(searched) == 1
 
 
 def test_a_face_hidden_by_one_that_is_seen_is_not_looked_for_there() -> None:
@@ -228,7 +256,7 @@ def test_whatever_comes_ids_are_one_face_each_and_survive_a_change_of_worker(
         new = [i for i in given_out if i > newest]
         assert new == list(range(newest + 1, newest + 1 + len(new)))
         newest += len(new)
-        assert {track.id for track in feed.tracks.visible} == set(given_out)
+        assert {track.id for track in feed.tracks.known if not track.hidden} == set(given_out)
         assert np.isfinite(feed.tracks.expected(seconds + 0.04)).all()
 
 
@@ -258,6 +286,7 @@ def test_packed_tracks_are_compact() -> None:
         [2, [1, 0, 0, 9, 9, 0, 0, 0]],
         [2, [1, 0, 0, 9, 9, 0, 0, 0, "now"]],
         [2, [1, 0, 0, 9, 9, 0, 0, 0, float("nan")]],
+        [2, [1, 0, 0, 9, 9, 0, 0, 0, 0, 0.5]],
         [2, [2, 0, 0, 9, 9, 0, 0, 0, 0]],
         [3, [1, 0, 0, 9, 9, 0, 0, 0, 0], [1, 0, 0, 9, 9, 0, 0, 0, 0]],
     ],
