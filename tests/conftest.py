@@ -33,8 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: many tests wait for a while."""
-    return cores() + 1
+    """One more than there are cores: many tests wait for a while.
+
+    None of its own where all would have one server, which each test empties.
+    """
+    return 0 if "MIEN_TEST_REDIS" in os.environ else cores() + 1
 
 
 @pytest.fixture(scope="session")

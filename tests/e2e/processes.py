@@ -40,7 +40,7 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """What ``process`` came to, which must end by itself in some seconds."""
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=40)
     assert "Traceback" not in err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -151,5 +151,5 @@ def test_an_error_of_its_subscriber_ends_it(server: Server, server_url: str) -> 
 
 @pytest.mark.parametrize("name", ["nowhere/out.mp4", "out.gif", "out.mp3", "out.png", "out"])
 def test_a_video_that_cannot_be_written_is_said_at_once(tmp_path: Path, name: str) -> None:
-    one_sentence(mien("demo", "--annotate", str(tmp_path / name), timeout=10), name)
+    one_sentence(mien("demo", "--annotate", str(tmp_path / name), timeout=30), name)
     assert list(tmp_path.iterdir()) == []

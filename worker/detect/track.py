@@ -168,8 +168,11 @@ class Tracks:
         next_id, *rest = content
         known = tuple(Track(*track) for track in rest)
         ids = [track.id for track in known]
-        if any(type(i) is not int for i in (next_id, *ids, *(track.hidden for track in known))):
-            raise ValueError("an id or a count is not a whole number")
+        if any(type(i) is not int for i in (next_id, *ids)):
+            raise ValueError("an id is not a whole number")
+        # Earlier workers saved whether it is hidden, not for how many frames.
+        if not all(isinstance(track.hidden, int) for track in known):
+            raise ValueError("a count is not a whole number")
         if next_id < 1 or len(set(ids)) != len(ids) or not all(0 < i < next_id for i in ids):
             raise ValueError("its ids do not fit together")
         if not all(math.isfinite(number) for track in known for number in _numbers(track)):

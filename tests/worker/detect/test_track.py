@@ -294,3 +294,13 @@ def test_packed_tracks_are_compact() -> None:
 def test_what_was_never_packed_is_refused(content: object) -> None:
     with pytest.raises((ValueError, TypeError, LookupError)):
         Tracks.unpacked(content)
+
+
+def test_what_an_earlier_worker_saved_goes_on_with_its_ids() -> None:
+    """It saved whether a face was hidden, not for how many frames."""
+    feed = Feed()
+    feed.see(faces((100, 100), (300, 100)), 0.0)
+    feed.see(faces((100, 100)), 0.04)
+    next_id, *known = feed.tracks.packed()
+    earlier = Tracks.unpacked([next_id, *([*track[:-1], bool(track[-1])] for track in known)])
+    assert Feed(earlier).see(faces((100, 100), (300, 100), (500, 100)), 0.08) == [1, 2, 3]

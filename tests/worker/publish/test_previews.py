@@ -145,7 +145,7 @@ def test_an_outage_costs_previews_and_nothing_else(feed: str) -> None:
     for number in range(3):
         began = time.monotonic()
         made.offer(lease, f"{number}-0", picture(), ())
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
     made.close()
 
 
