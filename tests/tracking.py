@@ -9,7 +9,10 @@ the JPEGs that a stream would hold: with full detection on every frame, and as a
 - found, extra: faces of full detection that tracking has too (IoU >= 0.5), and others, in parts of
   full detection's;
 - equal: of those found, how many have the same raw top label;
-- detections: frames that the full detector saw, in parts of all;
+- itself: found and equal, of full detection on the same pictures without their first row and
+  column: more than it agrees with itself, nothing can agree with it;
+- detections: what the full detector saw, windows around lost faces included, in parts of all
+  pixels;
 - switches: how often the id of a face changes while strict association of full detection's faces
   (IoU >= 0.5 with its own last box, best on both sides) says that it is the same face;
 - changes of the label, raw and steady, in all tracks together, and for each minute of a track;
@@ -82,25 +85,30 @@ def frames_of(
 
 
 class Counting:
-    """The detector, counting the pictures that it is to detect on."""
+    """The detector, counting the pixels that it is to detect on."""
 
     def __init__(self, detector: FaceDetector) -> None:
         self._detector = detector
         self.info, self.follow, self.glance = detector.info, detector.follow, detector.glance
-        self.pictures = 0
+        self.pixels = 0
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
-        self.pictures += len(images)
+        self.pixels += sum(image.shape[0] * image.shape[1] for image in images)
         return self._detector.detect(images)
 
 
-def analysed(analyst: Analyst, frames: Sequence[Frame], *, live: bool) -> list[FrameEvent]:
-    """The events of one feed, analysed in batches of eight."""
+def analysed(
+    analyst: Analyst, frames: Sequence[Frame], *, live: bool, cut: int = 0
+) -> list[FrameEvent]:
+    """The events of one feed, analysed in batches of eight.
+
+    ``cut``: rows and columns that are left out of each picture, at the top and the left.
+    """
     memory = Memory()
     found: list[FrameEvent] = []
     for start in range(0, len(frames), 8):
         shots = [
-            Shot(frame, f"{frame.sequence + 1}-0", decode_picture(frame), memory, live)
+            Shot(frame, f"{frame.sequence + 1}-0", decode_picture(frame)[cut:, cut:], memory, live)
             for frame in frames[start : start + 8]
         ]
         found += [event for event, _ in analyst.analyse(shots, analyst.detect(shots))]
@@ -212,8 +220,8 @@ def main() -> None:
     detector, classifier = load_detector(), load_classifier(None)
     table = Table(title=f"tracking, {'live' if options.live else 'lossless'}")
     for heading in (
-        "video", "every", "faces", "found", "extra", "equal", "detections", "tracks", "switches",
-        "a minute", "changes raw/steady", "a minute of a track", "lag s",
+        "video", "every", "faces", "found", "extra", "equal", "itself", "detections", "tracks",
+        "switches", "a minute", "changes raw/steady", "a minute of a track", "lag s",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     clips: list[tuple[str, tuple[int, int] | None]] = [(path, None) for path in options.videos]
@@ -222,15 +230,16 @@ def main() -> None:
         base = {"smooth_s": options.smooth}
 
         def run(
-            frames: Sequence[Frame] = frames, **settings: float
+            frames: Sequence[Frame] = frames, cut: int = 0, **settings: float
         ) -> tuple[list[FrameEvent], float]:
             chosen, counting = WorkerSettings.load(**settings), Counting(detector)
             seeing = cast(FaceDetector, counting)
             analyst = Analyst(seeing, classifier, chosen, Metrics(CollectorRegistry()))
-            events = analysed(analyst, frames, live=options.live)
-            return events, counting.pictures / len(frames)
+            events = analysed(analyst, frames, live=options.live, cut=cut)
+            return events, counting.pixels / sum(f.width * f.height for f in frames)
 
         full, _ = run(detect_every=1, **base)
+        again = fidelity(full, run(cut=1, detect_every=1, **base)[0])
         for every in options.every:
             tracked, detected = run(
                 detect_every=every, classify_every=options.classify_every, **base
@@ -247,6 +256,7 @@ def main() -> None:
                 f"{Path(path).stem} {frames[0].width}x{frames[0].height}",
                 str(every), str(told.faces), f"{told.found * share:.4f}",
                 f"{told.extra * share:.4f}", f"{told.equal / max(1, told.found):.4f}",
+                f"{again.found * share:.3f}, {again.equal / max(1, again.found):.3f}",
                 f"{detected:.2f}", str(len(tracks)), str(told.switches),
                 f"{told.switches / length:.1f}", f"{raw}/{steady}",
                 f"{raw / minutes:.0f}/{steady / minutes:.1f}",
@@ -254,7 +264,7 @@ def main() -> None:
             )  # fmt: skip
             if options.annotate:
                 annotate(options.annotate / f"{Path(path).stem}-{every}", frames, tracked)
-    Console(width=170).print(table)
+    Console(width=185).print(table)
 
 
 def annotate(folder: Path, frames: Sequence[Frame], events: Sequence[FrameEvent]) -> None:

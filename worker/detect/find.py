@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detect.mtcnn import Detector, runs
-from worker.detect.near import detect_near
+from worker.detect.near import detect_near, windows_worth
 from worker.detect.nms import covered
 from worker.detect.schedule import Due, Schedule, advance, thumbnail
 from worker.detect.track import Tracks
@@ -132,7 +132,7 @@ class Finder:
         """End the search that ``detect`` began: follow the known faces in the other views.
 
         One that is lost sight of is searched for around where it should be, at once and, more and
-        more rarely, while its track waits.
+        more rarely, while its track waits. Where many are, the whole picture is searched.
 
         Args:
             looks: what ``detect`` gave; they stay as they are.
@@ -186,24 +186,23 @@ class Finder:
                 look.add(look.glanced, fresh=True)
 
     def _search_in(self, wave: list[Look], tracks: Mapping[int, Tracks]) -> None:
-        """Look around where a known face should be, and was not seen."""
+        """Look around where known faces should be, and were not seen; everywhere for many."""
         missing = [
-            (look, box)
+            (look, tracks[look.view.feed].missing(look.ids, look.view.seconds))
             for look in wave
             if not look.detected
-            for box in tracks[look.view.feed].missing(look.ids, look.view.seconds)
         ]
-        if not missing:
-            return
-        images, boxes = (
-            [look.view.image for look, _ in missing],
-            np.stack([box for _, box in missing]),
-        )
-        found = detect_near(self._detector, images, boxes, self._min_face)
-        self._alive()
-        for (look, _), faces in zip(missing, found, strict=True):
-            look.add(faces, fresh=False)
-        for look, _ in missing:
+        few = [(k, boxes) for k, boxes in missing if 0 < len(boxes) <= windows_worth(k.view.image)]
+        many = [look for look, boxes in missing if len(boxes) > windows_worth(look.view.image)]
+        self._detect_in(many)
+        if few:
+            searched = [look for look, boxes in few for _ in boxes]
+            images, boxes = [k.view.image for k in searched], np.concatenate([b for _, b in few])
+            found = detect_near(self._detector, images, boxes, self._min_face)
+            self._alive()
+            for look, faces in zip(searched, found, strict=True):
+                look.add(faces, fresh=False)
+        for look in (*many, *(look for look, _ in few)):
             look.tracks, look.ids = _continued(tracks[look.view.feed], look)
 
 

@@ -23,6 +23,14 @@ _SIDES = 3.0
 _FACE = 1.5
 """Side of that face in the window, in smallest ones: one that has become smaller is seen, too."""
 
+_PIXELS = 180_000
+"""Pixels of a picture whose full detection takes as long as a window's, beyond its first ones."""
+
+
+def windows_worth(image: Image) -> int:
+    """So many windows take as long as the whole picture: for more, that is the better search."""
+    return 1 + int(image.shape[0] * image.shape[1]) // _PIXELS
+
 
 def detect_near(
     detector: Detector, images: Sequence[Image], boxes: Floats, min_face: float

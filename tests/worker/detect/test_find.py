@@ -33,9 +33,10 @@ def faces(boxes: Boxes) -> Detections:
     )
 
 
-def picture(scene: int = 1) -> Image:
+def picture(scene: int = 1, scale: int = 60) -> Image:
+    """By default so large that two windows cost less than all of it."""
     patches = np.random.default_rng(scene).integers(0, 256, (9, 16, 3), np.uint8)
-    return np.ascontiguousarray(patches.repeat(10, 0).repeat(10, 1))
+    return np.ascontiguousarray(patches.repeat(scale, 0).repeat(scale, 1))
 
 
 class Scripted:
@@ -110,8 +111,9 @@ class Stage:
         scene: int = 1,
         hidden: Boxes = (),
         live: bool = False,
+        scale: int = 60,
     ) -> View:
-        image = picture(scene)
+        image = picture(scene, scale)
         self.pictures.append(image)
         self.detector.shows[id(image)] = shows
         self.detector.hidden[id(image)] = hidden
@@ -167,6 +169,15 @@ def test_several_that_are_lost_are_searched_for_at_once_in_all_feeds() -> None:
     assert [sorted(look.ids.tolist()) for look in looks] == [[1, 2]] * 2
     images = [id(look.view.image) for look in looks]
     assert stage.detector.searched == [images[0]] * 2 + [images[1]] * 2
+
+
+def test_where_windows_would_cost_more_the_whole_picture_is_searched() -> None:
+    stage = Stage(every=10)
+    moved: list[tuple[float, float, float, float]] = [(50, 30, 90, 70), (130, 20, 170, 60)]
+    looks = stage.find(stage.view(1, [A, B], scale=10), stage.view(1, moved, scale=10))
+    assert [look.detected for look in looks] == [True, True]
+    assert sorted(looks[1].ids.tolist()) == [1, 2]
+    assert stage.detector.searched == []
 
 
 def test_a_face_that_stays_lost_is_searched_for_more_and_more_rarely() -> None:
