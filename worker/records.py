@@ -86,8 +86,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def pick(self, chosen: npt.NDArray[np.bool_]) -> Detections:
-        """Those that ``chosen`` (N,) says, in their order."""
+    def pick(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Detections:
+        """Those that ``chosen`` says: (N,) whether each, in their order; or (K,) which ones."""
         return Detections(self.boxes[chosen], self.scores[chosen], self.landmarks[chosen])
 
     @classmethod

@@ -72,14 +72,9 @@ class Look:
         """
         one, other = (np.zeros(len(some), np.int64) for some in (faces, self.faces))
         new = faces.pick(~covered(faces.boxes, one, self.faces.boxes, other, _ON_FACE))
-        both = [self.faces, new]
-        scores = np.concatenate([some.scores for some in both])
-        order = np.argsort(-scores, kind="stable")
-        self.faces = Detections(
-            np.concatenate([some.boxes for some in both])[order],
-            scores[order],
-            np.concatenate([some.landmarks for some in both])[order],
-        )
+        both = Detections.joined([self.faces, new])
+        order = np.argsort(-both.scores, kind="stable")
+        self.faces = both.pick(order)
         self.fresh = np.concatenate([self.fresh, np.full(len(new), fresh)])[order]
 
 

@@ -30,6 +30,8 @@ def nms(boxes: Floats, scores: Floats, threshold: float, *, minimum: bool = Fals
         order = np.argsort(scores, kind="stable")[::-1]
     else:
         order = np.argsort(-scores, kind="stable")
+    if len(order) < 2:
+        return order
     kept: Ints = order[:0]
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
@@ -51,6 +53,8 @@ def nms_by_group(
     boxes: Floats, scores: Floats, groups: Ints, threshold: float, *, minimum: bool = False
 ) -> Ints:
     """``nms`` within each group: the indices that stay, group by group, each best score first."""
+    if len(groups) and (groups == groups[0]).all():
+        return nms(boxes, scores, threshold, minimum=minimum)
     kept = []
     for group in np.unique(groups):
         mine = np.flatnonzero(groups == group)
