@@ -107,7 +107,7 @@ def test_tracks_are_unique_across_a_failed_frame(
     writer = push_frames(server, feed, 0)
     for i, data in enumerate([jpeg(640, 40, 60), jpeg(13, 13), jpeg(640, 40, 200)]):
         writer.push(frame_of(writer, i, data))
-    with running_worker(server_url, Edges()):
+    with running_worker(server_url, Edges(), detect_every=1):
         wait_until(lambda: read_books(server, feed).in_flight == 0)
     found = list(events(feed, redis=server_url, since="start", follow=False))
     assert [event.faces[0].track_id for event in found] == [1, 2]
