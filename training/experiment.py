@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import augment, mixup
 from training.batches import Batches, seeded
+from training.convolution import quicken
 from training.models import Network, Weights, centre_crop
 from training.pretrained import NONE
 from training.recipe import Cosine, Phase, Plateau, Recipe
@@ -66,6 +67,7 @@ class Experiment(pl.LightningModule):
                 colour=provenance["pretrained"] != NONE,
             )
         self.network.to(memory_format=torch.channels_last)
+        quicken(self.network)
         for phase in recipe.phases:
             self._first_to_learn(phase)
         for start in recipe.optimizer.weight_decay_of:

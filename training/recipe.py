@@ -135,8 +135,9 @@ class Phase(Settings):
 class Distillation(Settings):
     """A part of each target is what other models say of the picture and its mirror image."""
 
-    teachers: tuple[Path, ...] = Field(min_length=1)
-    """Files of ``mien export``; their probabilities are averaged."""
+    teachers: tuple[str, ...] = Field(min_length=1)
+    """Files of ``mien export``, or ``shipped``, which is the worker's own model as it is now; their
+    probabilities are averaged."""
     weight: float = Field(gt=0, le=1)
 
 

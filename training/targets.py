@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from training.data import FER2013, FERPLUS, Dataset, LabelSet
 from training.data.votes import majority, soft_targets
 from training.evaluation.prediction import label_set_of, predict
 from training.recipe import Recipe
-from worker.emotion.classifier import load_classifier
+from worker.emotion.classifier import SHIPPED, load_classifier
 from worker.errors import DataError, SettingsError
 
 LABEL_SETS = {FER2013.name: FER2013, FERPLUS.name: FERPLUS}
@@ -112,7 +113,10 @@ def _distilled(
     if recipe.distillation is None:
         return targets, ()
     threads = torch.get_num_threads()
-    teachers = [load_classifier(path, threads=threads) for path in recipe.distillation.teachers]
+    teachers = [
+        load_classifier(SHIPPED if teacher == "shipped" else Path(teacher), threads=threads)
+        for teacher in recipe.distillation.teachers
+    ]
     for teacher in teachers:
         labels = label_set_of(teacher)
         if labels not in sets:

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the training extra")
+
+from torch import Tensor, nn  # noqa: E402
+
+from training.convolution import quicken  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run(network: nn.Module, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What comes out, and the gradients of the pictures and of all parameters."""
+    pictures = pictures.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(pictures)
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
+    (out.float() * weights).sum().backward()
+    return out, [pictures.grad, *(one.grad for one in network.parameters())]
+
+
+def _products(run: Callable[[], object]) -> set[str]:
+    from torch.profiler import profile
+
+    with profile() as profiled:
+        run()
+    return {event.key for event in profiled.key_averages()}
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize(("kernel", "bias"), [(3, True), (3, False), (1, True), (1, False)])
+def test_the_products_are_the_convolution(side: int, kernel: int, bias: bool) -> None:
+    torch.manual_seed(side)
+    plain = nn.Conv2d(64, 48, kernel, padding=kernel // 2, bias=bias)
+    plain.to(memory_format=torch.channels_last)
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    # Not square, so that no two sides can be mixed up.
+    pictures = torch.randn(3, 64, side, max(1, side - 1))
+    (want, wanted), (got, gradients) = _run(plain, pictures), _run(quick, pictures)
+    assert got.dtype == want.dtype == torch.bfloat16
+    assert got.shape == want.shape
+    for one, other in zip([got, *gradients], [want, *wanted], strict=True):
+        difference = (one.float() - other.float()).abs().max()
+        assert difference <= 0.01 * other.float().abs().max()
+
+    assert "aten::mkldnn_convolution" in _products(lambda: _run(plain, pictures))
+    assert "aten::mkldnn_convolution" not in _products(lambda: _run(quick, pictures))
+
+
+def test_names_and_values_stay() -> None:
+    network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 8, 1))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    quicken(network)
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(64, 64, 3),
+        nn.Conv2d(64, 64, 3, padding=1, stride=2),
+        nn.Conv2d(64, 64, 3, padding=2, dilation=2),
+        nn.Conv2d(64, 64, 3, padding=1, groups=64),
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(64, 64, (3, 1), padding=1),
+        nn.Conv2d(64, 64, 5, padding=2),
+        nn.Conv2d(3, 64, 3, padding=1),
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_left_alone(convolution: nn.Conv2d) -> None:
+    quicken(convolution)
+    assert type(convolution) is nn.Conv2d
+
+
+def test_full_precision_is_left_alone() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(64, 64, 3, padding=1)
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    pictures = torch.randn(2, 64, 4, 4)
+    assert torch.equal(quick(pictures), plain(pictures))
+
+
+def test_large_pictures_are_left_to_the_library() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(64, 64, 3, padding=1)
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    pictures = torch.randn(1, 64, 7, 4)
+    (want, wanted), (got, gradients) = _run(plain, pictures), _run(quick, pictures)
+    assert torch.equal(got, want)
+    assert all(map(torch.equal, gradients, wanted))
