@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from worker.detect.boxes import shift, sides, square, windows
-from worker.detect.nms import covered, nms_by_group
+from worker.detect.nms import covered, nms_by_group, nms_of_smaller
 from worker.detect.propose import Candidates, Pyramid, propose
 from worker.detect.resample import Sampler
 from worker.records import Detections, Floats, Image
@@ -168,9 +168,10 @@ def _joined(some: _Found, others: _Found) -> _Found:
 def _settled(found: _Found, count: int) -> list[tuple[Ints, Detections]]:
     """Each face once, best first: origins and faces, one result for each of ``count`` pictures."""
     pictures, origins, boxes, scores, landmarks = found
-    kept = nms_by_group(boxes, scores, pictures, _SAME_FACE, minimum=True)
-    owners = pictures[kept]
-    return [
-        (origins[mine], Detections(boxes[mine], scores[mine], landmarks[mine]))
-        for mine in (kept[owners == picture] for picture in range(count))
-    ]
+    results = []
+    for picture in range(count):
+        mine = np.flatnonzero(pictures == picture)
+        kept = mine[nms_of_smaller(boxes[mine], scores[mine], _SAME_FACE)]
+        faces = Detections(boxes[kept], scores[kept], landmarks[kept])
+        results.append((origins[kept], faces))
+    return results
