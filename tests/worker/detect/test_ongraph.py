@@ -1,6 +1,6 @@
 """The detector in graphs finds the reference's faces, whatever the picture, the size, the batch.
 
-The reference looks at each candidate (``exact=True``), as facenet-pytorch does and as the graphs do.
+The reference looks at each candidate (``exact``), as facenet-pytorch does and as the graphs do.
 
 On the CPU, or where MIEN_TEST_PROVIDER says (deploy/gpu_check.sh). On the CPU boxes and landmarks
 agree within 0.01 px, scores within 0.0001. A GPU rounds otherwise, and a rounding error can move a
