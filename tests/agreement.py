@@ -273,8 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give --images or --videos")
 
     reference, ours = Reference(), load_detector(provider="cpu")
-    exact = load_detector(provider="cpu", alike=1)
-    with_original = load_detector(provider="cpu", alike=1, sampler=OriginalSampler)
+    exact = load_detector(provider="cpu", exact=True)
+    with_original = load_detector(provider="cpu", exact=True, sampler=OriginalSampler)
     sets = [(folder.name, pictures_of(folder)) for folder in options.images]
     sets += [(video.name, frames_of(video, options.frames)) for video in options.videos]
     table = Table("set", "pictures", "faces", "found", "mean IoU", "extra", title="agreement")

@@ -1,4 +1,4 @@
-"""Export MTCNN's three networks from facenet-pytorch's own weights to ONNX.
+"""Export MTCNN's three networks from facenet-pytorch's own weights to ONNX, and what suppresses.
 
     python -m training.export_mtcnn [--out worker/detect]
 
@@ -26,6 +26,7 @@ from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from torch import Tensor, nn
 
 OPSET = 18
+IR_VERSION = 10
 VERSION = "1.0.0"
 DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "detect"
 
@@ -214,7 +215,7 @@ def _take_bytes(net: nn.Module) -> None:
 
 
 def export(out: Path) -> list[Path]:
-    """Write pnet.onnx, rnet.onnx and onet.onnx into the folder ``out``; returns their paths."""
+    """Write pnet, rnet, onet and nms.onnx into the folder ``out``; returns their paths."""
     pnet, rnet, onet = PNet(), RNet(), ONet()
     for net in (pnet, rnet, onet):
         _take_bytes(net)
@@ -226,6 +227,7 @@ def export(out: Path) -> list[Path]:
         _export("pnet", _FastPNet(pnet), (40, 50), any_size, outputs[:2], out),
         _export("rnet", _Later(rnet), (24, 24), {0: batch}, outputs[:2], out),
         _export("onet", _Later(onet), (48, 48), {0: batch}, outputs, out),
+        _export_suppression(out),
     ]
 
 
@@ -264,6 +266,29 @@ def _export(
     return path
 
 
+def _export_suppression(out: Path) -> Path:
+    """The operator alone, for worker.detect.nms: onnxruntime runs graphs only."""
+    kinds: dict[str, tuple[int, list[str | int]]] = {
+        "boxes": (onnx.TensorProto.FLOAT, [1, "boxes", 4]),
+        "scores": (onnx.TensorProto.FLOAT, [1, "groups", "boxes"]),
+        "most": (onnx.TensorProto.INT64, [1]),
+        "overlap": (onnx.TensorProto.FLOAT, [1]),
+        "least": (onnx.TensorProto.FLOAT, [1]),
+    }
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("NonMaxSuppression", list(kinds), ["kept"])],
+        "nms",
+        [onnx.helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()],
+        [onnx.helper.make_tensor_value_info("kept", onnx.TensorProto.INT64, ["kept", 3])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model)
+    path = out / "nms.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
 def _strip_traces(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes: they name files of the machine that exported."""
     del model.metadata_props[:]
@@ -281,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m training.export_mtcnn",
         description="Export MTCNN's three networks from facenet-pytorch's weights to ONNX.",
     )
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for the three files")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for the files")
     for path in export(parser.parse_args(arguments).out):
         print(f"{path}  {path.stat().st_size:,} bytes")
 

@@ -55,8 +55,10 @@ def test_exporter_makes_the_committed_networks(tmp_path):
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         paths = export(tmp_path)
-    assert [path.name for path in paths] == ["pnet.onnx", "rnet.onnx", "onet.onnx"]
-    for path in paths:
+    *networks, suppression = paths
+    assert suppression.read_bytes() == (COMMITTED / "nms.onnx").read_bytes()
+    assert [path.name for path in networks] == ["pnet.onnx", "rnet.onnx", "onet.onnx"]
+    for path in networks:
         committed = COMMITTED / path.name
         for images in inputs(path.stem):
             for mine, theirs in zip(run(path, images), run(committed, images), strict=True):

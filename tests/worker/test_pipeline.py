@@ -78,7 +78,8 @@ def test_the_analysis_goes_on_while_the_server_is_slow(
         gate.open()
         wait_until(lambda: read_books(server, feed).published == 40)
     assert sum(seen.calls) == 40, "no frame was looked at twice"
-    assert gate.calls[1] >= 16
+    # The fifth is seen: the fourth is being analysed, if no more, and the others' outcomes wait.
+    assert gate.calls[1] >= 8
     assert sequences(server_url, feed) == list(range(40))
 
 

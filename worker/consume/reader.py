@@ -216,8 +216,13 @@ class Reader:
         return [delivery for found in replies for delivery in found or []]
 
     def _share(self) -> int:
-        """How much of a batch each of the feeds may have that had frames just now."""
-        return -(-self._hands.size // max(1, len(self._active)))
+        """How much of a batch each of the feeds may have that had frames just now.
+
+        Several have half of it: what comes of one while the others' batch is worked on waits for
+        that, and the longer the batch the longer.
+        """
+        feeds = len(self._active)
+        return self._hands.size if feeds < 2 else -(-self._hands.size // (2 * feeds))
 
     def _waiting(self, leases: list[Lease], unsettled: Counter[str]) -> list[tuple[int, Lease]]:
         """How many frames nobody has read, for each feed that has any and is to be read.

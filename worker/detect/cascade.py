@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from worker.detect.boxes import shift, sides, square, windows
-from worker.detect.nms import covered, nms_by_group
+from worker.detect.nms import covered, nms_by_group, nms_of_smaller
 from worker.detect.propose import Candidates, Pyramid, propose
 from worker.detect.resample import Sampler
 from worker.records import Detections, Floats, Image
@@ -50,8 +50,9 @@ class Cascade:
     pyramid: Pyramid
     thresholds: tuple[float, float, float]
     """Probability that a candidate needs to pass each network."""
-    alike: float
-    """Overlap from which the O-Net takes candidates for one face's; see ``load_detector``."""
+    alike: tuple[float, float]
+    """Overlap (intersection over union) from which candidates count as one face's, before the R-Net
+    and before the O-Net; see ``load_detector``."""
     sampler: Callable[[Sequence[Image]], Sampler]
     """How pictures are shrunk."""
 
@@ -63,12 +64,15 @@ class Cascade:
         sampler = self.sampler(images)
         sizes = np.array([image.shape[:2] for image in images])
         candidates = propose(self.pnet, self.pyramid, likely, sampler, sizes)
-        best, others = self._refine(sampler, sizes, candidates)
-        found = self._judge(sampler, sizes, best)
-        # What lies on a face, by the measure of the last suppression, would be that face again.
-        again = covered(others.boxes, others.pictures, found.boxes, found.pictures, _SAME_FACE)
-        more = self._judge(sampler, sizes, others.pick(~again))
-        found = _joined(found, more)
+        before_rnet, before_onet = self.alike
+
+        def judge(some: Candidates) -> _Found:
+            return self._judge(sampler, sizes, some)
+
+        def refine(some: Candidates) -> _Found:
+            return _best_first(self._refine(sampler, sizes, some), before_onet, judge)
+
+        found = _best_first(candidates, before_rnet, refine)
         return [faces for _, faces in _settled(found, len(images))]
 
     def follow(
@@ -89,20 +93,15 @@ class Cascade:
         found = self._judge(self.sampler(images), sizes, candidates)
         return _settled(found, len(images))
 
-    def _refine(
-        self, sampler: Sampler, sizes: Ints, candidates: Candidates
-    ) -> tuple[Candidates, Candidates]:
-        """The R-Net, on each candidate: the best one of those that are alike, and the others."""
+    def _refine(self, sampler: Sampler, sizes: Ints, candidates: Candidates) -> Candidates:
+        """The R-Net, on each candidate: those that may be faces, the likeliest first."""
         candidates, (scores, moves) = self._look(self.rnet, sampler, sizes, candidates, 24)
         passed = scores > self.thresholds[1]
         candidates, scores, moves = candidates.pick(passed), scores[passed], moves[passed]
         kept = nms_by_group(candidates.boxes, scores, candidates.pictures, 0.7)
-        candidates, scores = candidates.pick(kept), scores[kept]
+        candidates = candidates.pick(kept)
         boxes = square(shift(candidates.boxes, moves[kept], inclusive=True))
-        candidates = replace(candidates, boxes=boxes)
-        best = np.zeros(len(boxes), bool)
-        best[nms_by_group(boxes, scores, candidates.pictures, self.alike)] = True
-        return candidates.pick(best), candidates.pick(~best)
+        return replace(candidates, boxes=boxes)
 
     def _judge(self, sampler: Sampler, sizes: Ints, candidates: Candidates) -> _Found:
         """The O-Net, on each candidate: those that are faces, some perhaps more than once."""
@@ -145,6 +144,22 @@ class Cascade:
         return candidates, [np.concatenate(output) for output in zip(*calls, strict=True)]
 
 
+def _best_first(
+    candidates: Candidates, alike: float, look: Callable[[Candidates], _Found]
+) -> _Found:
+    """Look at the first of the candidates that overlap by ``alike``, then at others if need be.
+
+    Those are left out that lie on a face then, by the measure of the last suppression: they would
+    be that face again. Each picture's candidates stand in their order, the likeliest first.
+    """
+    order = -np.arange(len(candidates.boxes), dtype=np.float32)
+    best = np.zeros(len(order), bool)
+    best[nms_by_group(candidates.boxes, order, candidates.pictures, alike)] = True
+    found, others = look(candidates.pick(best)), candidates.pick(~best)
+    again = covered(others.boxes, others.pictures, found.boxes, found.pictures, _SAME_FACE)
+    return _joined(found, look(others.pick(~again)))
+
+
 def _joined(some: _Found, others: _Found) -> _Found:
     pairs: Iterator[tuple[Any, Any]] = zip(some, others, strict=True)
     return _Found(*map(np.concatenate, pairs))
@@ -153,9 +168,10 @@ def _joined(some: _Found, others: _Found) -> _Found:
 def _settled(found: _Found, count: int) -> list[tuple[Ints, Detections]]:
     """Each face once, best first: origins and faces, one result for each of ``count`` pictures."""
     pictures, origins, boxes, scores, landmarks = found
-    kept = nms_by_group(boxes, scores, pictures, _SAME_FACE, minimum=True)
-    owners = pictures[kept]
-    return [
-        (origins[mine], Detections(boxes[mine], scores[mine], landmarks[mine]))
-        for mine in (kept[owners == picture] for picture in range(count))
-    ]
+    results = []
+    for picture in range(count):
+        mine = np.flatnonzero(pictures == picture)
+        kept = mine[nms_of_smaller(boxes[mine], scores[mine], _SAME_FACE)]
+        faces = Detections(boxes[kept], scores[kept], landmarks[kept])
+        results.append((origins[kept], faces))
+    return results

@@ -81,19 +81,25 @@ def propose(
             ]
 
     def scan(call: tuple[list[int], float, tuple[int, int]]) -> tuple[Ints, Floats, Floats, Floats]:
-        """Pictures (K,), boxes (K, 4), scores (K,) and regression (K, 4) of one call."""
+        """Pictures (K,), boxes (K, 4), scores (K,) and regression (K, 4) of one call's cells."""
         some, scale, shape = call
         faces, regression = pnet.run(None, {"images": sampler.level(some, *shape)})
         which, rows, columns = np.nonzero(faces >= threshold)
-        boxes, scores = cell_boxes(rows, columns, scale), faces[which, rows, columns]
-        kept = nms_by_group(boxes, scores, which, 0.5)
-        which, rows, columns = which[kept], rows[kept], columns[kept]
-        return np.array(some)[which], boxes[kept], scores[kept], regression[which, :, rows, columns]
+        return (
+            np.array(some)[which],
+            cell_boxes(rows, columns, scale),
+            faces[which, rows, columns],
+            regression[which, :, rows, columns],
+        )
 
     for i in range(len(sizes)):
         sampler.prepare(i)
-    parts = zip(*map(scan, calls), strict=True)
-    pictures, boxes, scores, moves = (np.concatenate(part) for part in parts)
+    found = [scan(call) for call in calls]
+    pictures, boxes, scores, moves = (np.concatenate(part) for part in zip(*found, strict=True))
+    # First among the cells of one level of a picture, then among all of the picture.
+    levels = np.repeat(np.arange(len(found)), [len(part[0]) for part in found])
+    kept = nms_by_group(boxes, scores, levels * len(sizes) + pictures, 0.5)
+    pictures, boxes, scores, moves = pictures[kept], boxes[kept], scores[kept], moves[kept]
     kept = nms_by_group(boxes, scores, pictures, 0.7)
     boxes = square(shift(boxes[kept], moves[kept], inclusive=False))
     return Candidates(pictures[kept], boxes, np.zeros_like(kept))

@@ -61,10 +61,10 @@ def test_a_batch_is_shared_evenly_between_feeds_with_frames(
     push_frames(server, "a", 4)
     push_frames(server, "b", 4)
     own(leases, "flood", "a", "b")
-    batches = read(size=6).batches()
+    batches = read(size=12).batches()
     served = Counter(delivery.feed for batch in batches[:2] for delivery in batch)
     assert served == {"flood": 4, "a": 4, "b": 4}
-    assert all(len(batch) == 6 for batch in batches[:2]), "what others leave is filled up"
+    assert all(len(batch) == 6 for batch in batches[:2]), "half a batch, so that it is short"
 
 
 def test_more_feeds_than_fit_take_turns(server: Server, leases: Leases, read: Read) -> None:
@@ -94,12 +94,12 @@ def test_room_is_left_for_feeds_that_had_frames_just_now(
     others = [push_frames(server, name, 1) for name in ("a", "b", "c")]
     push_frames(server, "flood", 64)
     own(leases, "a", "b", "c", "flood")
-    reading = read()
+    reading = read(size=16)
     first = reading.batch()
     assert Counter(delivery.feed for delivery in first) == {"a": 1, "b": 1, "c": 1, "flood": 1}
     reading.settle(first)
     second = reading.batch()
-    assert [delivery.feed for delivery in second] == ["flood"] * 2, "a quarter of the batch"
+    assert [delivery.feed for delivery in second] == ["flood"] * 2, "a quarter of half a batch"
     others[0].push(frame_of(others[0], 1))
     third = reading.batch()
     assert Counter(delivery.feed for delivery in third) == {"a": 1, "flood": 1}

@@ -96,7 +96,7 @@ def assert_same(a, b, atol=1e-3):
 @pytest.mark.parametrize("min_face", [20, 40, 90])
 def test_boxes_scores_and_landmarks_are_the_originals(agreement, min_face):
     reference = agreement.Reference(min_face=min_face)
-    settings = {"min_face": min_face, "alike": 1, "provider": "cpu"}
+    settings = {"min_face": min_face, "exact": True, "provider": "cpu"}
     original = load_detector(**settings, sampler=agreement.OriginalSampler)
     shipped = load_detector(**settings)
     counts = agreement.compare(astronauts().items(), reference, [original, shipped])
@@ -109,7 +109,7 @@ def test_boxes_scores_and_landmarks_are_the_originals(agreement, min_face):
 def test_settings_mean_what_they_mean_in_the_original(agreement):
     settings = {"min_face": 30, "thresholds": (0.5, 0.6, 0.95), "factor": 0.8}
     reference = agreement.Reference(**settings)
-    ours = load_detector(provider="cpu", alike=1, **settings)
+    ours = load_detector(provider="cpu", exact=True, **settings)
     (count,) = agreement.compare(astronauts().items(), reference, [ours])
     assert count.notes == []
     assert count.equal == count.faces >= 8
@@ -125,7 +125,7 @@ def test_one_look_a_face_finds_the_originals_faces(agreement, detector, min_face
 
 def test_the_onet_looks_at_few_candidates_of_a_face(detector):
     looks = []
-    each = load_detector(provider="cpu", alike=1)
+    each = load_detector(provider="cpu", exact=True)
     for one in (detector, each):
         onet = Counted(one._cascade.onet)
         one = copy.copy(one)
@@ -145,8 +145,8 @@ def check_gates(count, at_least, mean_iou=0.97):
 
 def test_real_pictures(agreement, data_dir):
     pictures = list(agreement.pictures_of(data_dir / "faces" / "images"))[::3]
-    original = load_detector(provider="cpu", alike=1, sampler=agreement.OriginalSampler)
-    exact = load_detector(provider="cpu", alike=1)
+    original = load_detector(provider="cpu", exact=True, sampler=agreement.OriginalSampler)
+    exact = load_detector(provider="cpu", exact=True)
     counts = agreement.compare(
         pictures, agreement.Reference(), [original, exact, load_detector(provider="cpu")]
     )
@@ -335,7 +335,7 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
         FakeLater(landmarks=True),
         pyramid=propose.Pyramid(40, 0.709),
         thresholds=(0.6, 0.7, 0.7),
-        alike=0.5,
+        alike=(0.5, 0.5),
         sampler=lambda images: AreaSampler(images, TableMemory()),
     )
     detector = FaceDetector(steps, ModelInfo("fake", "0", "0" * 16), threads=1)

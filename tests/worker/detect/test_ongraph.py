@@ -1,6 +1,6 @@
 """The detector in graphs finds the reference's faces, whatever the picture, the size, the batch.
 
-The reference looks at each candidate (``alike=1``), as facenet-pytorch does and as the graphs do.
+The reference looks at each candidate (``exact``), as facenet-pytorch does and as the graphs do.
 
 On the CPU, or where MIEN_TEST_PROVIDER says (deploy/gpu_check.sh). On the CPU boxes and landmarks
 agree within 0.01 px, scores within 0.0001. A GPU rounds otherwise, and a rounding error can move a
@@ -38,7 +38,7 @@ def load(*, min_face=40, thresholds=THRESHOLDS, factor=0.709, **options):
 
 @pytest.fixture(scope="module")
 def reference():
-    return load_detector(provider="cpu", alike=1)
+    return load_detector(provider="cpu", exact=True)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_two_threads_may_look_at_once(detector):
 )
 def test_settings_mean_the_same(settings):
     some = [pictures()[name] for name in ("portrait", "border", "odd size")]
-    expected = load_detector(provider="cpu", alike=1, **settings).detect(some)
+    expected = load_detector(provider="cpu", exact=True, **settings).detect(some)
     found = load(**settings).detect(some)
     assert sum(map(len, expected)) >= 3
     assert [same(*pair) for pair in zip(expected, found, strict=True)] == [True] * 3
