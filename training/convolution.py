@@ -59,7 +59,7 @@ class _Quick(nn.Conv2d):
             if point:
                 out = functional.linear(rows, weight[:, :, 0, 0])
             else:
-                out = _Three.apply(rows.contiguous(), weight)  # type: ignore[no-untyped-call]
+                out = _Three.apply(rows.contiguous(), weight)
             if self.bias is not None:
                 out = out + self.bias.to(torch.bfloat16)
             return out.permute(0, 3, 1, 2)

@@ -69,7 +69,7 @@ def main() -> None:
         epochs = [TRAINING / size * seconds for seconds in medians]
         print(
             f"{name}: a step {1000 * medians[0]:.0f} ms with the library's convolutions, "
-            f"{1000 * medians[1]:.0f} ms with matrix products, {medians[1] / medians[0]:.2f} of it; "
+            f"{1000 * medians[1]:.0f} ms with matrix products ({medians[1] / medians[0]:.2f}); "
             f"an epoch {epochs[0]:.0f} and {epochs[1]:.0f} s"
         )
 

@@ -75,6 +75,8 @@ def test_a_teachers_word_is_a_part_of_the_target(tiny: Dataset) -> None:
     teacher = {"teachers": [str(SHIPPED)], "weight": 0.25}
     plain = examples(tiny, recipe_with()).targets
     taught = examples(tiny, recipe_with(distillation=teacher)).targets
+    named = {"teachers": ["shipped"], "weight": 0.25}
+    assert torch.equal(examples(tiny, recipe_with(distillation=named)).targets, taught)
     said = (taught - 0.75 * plain) / 0.25
     assert torch.allclose(said.sum(1), torch.ones(42), atol=1e-5)
     assert (said > -1e-6).all()
