@@ -16,7 +16,7 @@ from worker.bench.report import Capacity, Comparison, Growth
 from worker.bench.show import shown
 from worker.errors import SettingsError
 
-SHORT = ("--size", "160x90", "--frames", "24", "--rounds", "1", "--threads", "1", "--json")
+SHORT = ("--size", "160x90", "--frames", "200", "--rounds", "1", "--threads", "1", "--json")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def short(monkeypatch):
     monkeypatch.setattr(growth, "_PACED_S", 1.0)
     monkeypatch.setattr(growth, "MANY_FEEDS", 2)
     monkeypatch.setattr(growth, "HELD_FEEDS", 4)
-    monkeypatch.setattr(growth, "CROWD_FRAMES", 16)
+    monkeypatch.setattr(growth, "CROWD_FRAMES", 64)
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
@@ -51,7 +51,7 @@ def text(report) -> str:
 def test_the_comparison_without_the_naive_loop():
     report = Comparison.model_validate_json(bench(*SHORT))
     (size,) = report.sizes
-    assert (size.width, size.height, size.frames) == (160, 90, 24)
+    assert (size.width, size.height, size.frames) == (160, 90, 200)
     assert size.naive is None
     assert set(size.ratios) == {"default/decode", "default/full"}
     assert [(one.of, one.reference) for one in size.agreement] == [("default", "full")]
