@@ -17,6 +17,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _pair(plain: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """It, and a quick copy of it."""
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    return plain, quick
+
+
 def _run(network: nn.Module, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
     """What comes out, and the gradients of the pictures and of all parameters."""
     pictures = pictures.clone().requires_grad_()
@@ -40,9 +47,7 @@ def _products(run: Callable[[], object]) -> set[str]:
 def test_the_products_are_the_convolution(side: int, kernel: int, bias: bool) -> None:
     torch.manual_seed(side)
     plain = nn.Conv2d(64, 48, kernel, padding=kernel // 2, bias=bias)
-    plain.to(memory_format=torch.channels_last)
-    quick = copy.deepcopy(plain)
-    quicken(quick)
+    plain, quick = _pair(plain.to(memory_format=torch.channels_last))
     # Not square, so that no two sides can be mixed up.
     pictures = torch.randn(3, 64, side, max(1, side - 1))
     (want, wanted), (got, gradients) = _run(plain, pictures), _run(quick, pictures)
@@ -85,19 +90,13 @@ def test_other_convolutions_are_left_alone(convolution: nn.Conv2d) -> None:
 
 
 def test_full_precision_is_left_alone() -> None:
-    torch.manual_seed(0)
-    plain = nn.Conv2d(64, 64, 3, padding=1)
-    quick = copy.deepcopy(plain)
-    quicken(quick)
+    plain, quick = _pair(nn.Conv2d(64, 64, 3, padding=1))
     pictures = torch.randn(2, 64, 4, 4)
     assert torch.equal(quick(pictures), plain(pictures))
 
 
 def test_large_pictures_are_left_to_the_library() -> None:
-    torch.manual_seed(0)
-    plain = nn.Conv2d(64, 64, 3, padding=1)
-    quick = copy.deepcopy(plain)
-    quicken(quick)
+    plain, quick = _pair(nn.Conv2d(64, 64, 3, padding=1))
     pictures = torch.randn(1, 64, 7, 4)
     (want, wanted), (got, gradients) = _run(plain, pictures), _run(quick, pictures)
     assert torch.equal(got, want)

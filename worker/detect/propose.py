@@ -71,13 +71,13 @@ def propose(
     for i, (height, width) in enumerate(sizes.tolist()):
         by_size[height, width].append(i)
     calls = []
-    for (height, width), alike in by_size.items():
+    for (height, width), same in by_size.items():
         for scale in pyramid.scales(height, width):
             shape = int(height * scale + 1), int(width * scale + 1)
             at_once = max(1, _PIXELS_AT_ONCE // (shape[0] * shape[1]))
             calls += [
-                (alike[start : start + at_once], scale, shape)
-                for start in range(0, len(alike), at_once)
+                (same[start : start + at_once], scale, shape)
+                for start in range(0, len(same), at_once)
             ]
 
     def scan(call: tuple[list[int], float, tuple[int, int]]) -> tuple[Ints, Floats, Floats, Floats]:
