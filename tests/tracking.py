@@ -44,11 +44,12 @@ from worker.analysis import Analyst, Memory, Shot
 from worker.capture.encode import encode_jpeg
 from worker.capture.sources import open_source
 from worker.config import WorkerSettings
-from worker.consume.images import decode_picture
+from worker.consume.images import decode_picture, open_picture
 from worker.demo import sample_clip
 from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.emotion.classifier import load_classifier
 from worker.metrics import Metrics
+from worker.picture import FramePicture
 from worker.records import Detections, Encoding, Face, Floats, Frame, FrameEvent, Image
 from worker.subscribe.annotate import draw
 
@@ -98,17 +99,25 @@ class Counting:
 
 
 def analysed(
-    analyst: Analyst, frames: Sequence[Frame], *, live: bool, cut: int = 0
+    analyst: Analyst, frames: Sequence[Frame], *, live: bool, halved: bool, cut: int = 0
 ) -> list[FrameEvent]:
     """The events of one feed, analysed in batches of eight.
 
-    ``cut``: rows and columns that are left out of each picture, at the top and the left.
+    Args:
+        halved: decode as a worker does that follows faces.
+        cut: rows and columns that are left out of each picture, at the top and the left.
     """
+
+    def picture(frame: Frame) -> FramePicture:
+        if cut:
+            return FramePicture.of(decode_picture(frame)[cut:, cut:])
+        return open_picture(frame, halved=halved)
+
     memory = Memory()
     found: list[FrameEvent] = []
     for start in range(0, len(frames), 8):
         shots = [
-            Shot(frame, f"{frame.sequence + 1}-0", decode_picture(frame)[cut:, cut:], memory, live)
+            Shot(frame, f"{frame.sequence + 1}-0", picture(frame), memory, live)
             for frame in frames[start : start + 8]
         ]
         found += [event for event, _ in analyst.analyse(shots, analyst.detect(shots))]
@@ -235,7 +244,8 @@ def main() -> None:
             chosen, counting = WorkerSettings.load(**settings), Counting(detector)
             seeing = cast(FaceDetector, counting)
             analyst = Analyst(seeing, classifier, chosen, Metrics(CollectorRegistry()))
-            events = analysed(analyst, frames, live=options.live, cut=cut)
+            halved = chosen.detect_every > 1
+            events = analysed(analyst, frames, live=options.live, halved=halved, cut=cut)
             return events, counting.pixels / sum(f.width * f.height for f in frames)
 
         full, _ = run(detect_every=1, **base)

@@ -21,6 +21,7 @@ from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.metrics import Metrics
+from worker.picture import FramePicture
 from worker.records import Detections, Face, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import time_of_id
@@ -93,7 +94,7 @@ class Shot:
     frame: Frame
     frame_id: str
     """Its id in the feed's stream."""
-    image: Image
+    picture: FramePicture
     memory: Memory
     """Its feed's; the shots of one feed share one, and stand in the order of their ids."""
     live: bool = False
@@ -161,7 +162,7 @@ class Analyst:
         memories = _memories(shots)
         views = [
             View(
-                id(shot.memory), shot.image, shot.frame.captured_at.timestamp(),
+                id(shot.memory), shot.picture, shot.frame.captured_at.timestamp(),
                 live=shot.live, phase=crc32(shot.frame.feed.encode()),
             )
             for shot in shots
@@ -198,7 +199,7 @@ class Analyst:
             asked = _asked(looks, readings, self._settings.classify_every)
             chosen = [look.faces.pick(some) for look, some in zip(looks, asked, strict=True)]
             crops = np.concatenate(
-                [self._crop(shot.image, some) for shot, some in zip(shots, chosen, strict=True)]
+                [self._crop(shot.picture, some) for shot, some in zip(shots, chosen, strict=True)]
             )
             qualities = quality(crops, Detections.joined(chosen), self._classifier.margin)
         with timed("classify"):
@@ -236,18 +237,20 @@ class Analyst:
         picture[: portrait.shape[0], : portrait.shape[1]] = portrait
         try:
             (faces,) = self._detector.detect([picture])
-            probabilities = self._classifier.classify(self._crop(picture, faces))
+            probabilities = self._classifier.classify(self._crop(FramePicture.of(picture), faces))
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
         if not len(probabilities):
             raise ModelError("the models do not work here: no face is found in a portrait")
 
-    def _crop(self, image: Image, faces: Detections) -> Image:
+    def _crop(self, picture: FramePicture, faces: Detections) -> Image:
         """(N, size, size, channels): the faces of one picture as the classifier takes them."""
         model = self._classifier
+        scale = picture.scale_for(faces.boxes)
         return crop_faces(
-            image, faces.boxes, size=model.size, margin=model.margin, colour=model.colour
-        )
+            picture.at(scale), faces.boxes / scale,
+            size=model.size, margin=model.margin, colour=model.colour,
+        )  # fmt: skip
 
     def _readings(self, memory: Memory) -> Readings:
         """What is known of the expressions; another model's answers are not to be averaged."""
@@ -299,7 +302,7 @@ class Analyst:
         )
 
     def _event(self, shot: Shot, faces: tuple[Face, ...]) -> FrameEvent:
-        frame, image = shot.frame, shot.image
+        frame, picture = shot.frame, shot.picture
         return FrameEvent(
             feed=frame.feed,
             frame_id=shot.frame_id,
@@ -308,8 +311,8 @@ class Analyst:
             captured_at=frame.captured_at,
             ingested_at=time_of_id(shot.frame_id),
             pts_seconds=float(frame.pts * frame.time_base),
-            width=image.shape[1],
-            height=image.shape[0],
+            width=picture.width,
+            height=picture.height,
             faces=faces,
             detector=self._detector.info,
             classifier=self._classifier.info,

@@ -107,7 +107,7 @@ class Outcomes:
             shown = tuple(UNCERTAIN if face.uncertain else face.label for face in faces)
             body = encode_event(event)
             outcomes.append(Outcome(delivery, "published", body, state, expressions=shown))
-            self._previews.offer(delivery.lease, delivery.frame_id, one.opened.image, faces)
+            self._previews.offer(delivery.lease, delivery.frame_id, one.opened.picture, faces)
         return outcomes
 
     def _failed(self, one: Opened, error: Exception) -> Outcome:
@@ -116,7 +116,9 @@ class Outcomes:
         Raises:
             ModelError: they fail on others as well.
         """
-        self._analyst.try_models(one.image.shape[:2])
+        if isinstance(error, EntryError):  # it could be decoded at half its size, but not whole
+            return _dead(one.delivery, error)
+        self._analyst.try_models((one.picture.height, one.picture.width))
         delivery = one.delivery
         log.error(
             "a frame cannot be analysed",
@@ -127,7 +129,7 @@ class Outcomes:
     def _shot(self, one: Opened) -> Shot:
         delivery = one.delivery
         live = delivery.lease.settings.policy == "live"
-        return Shot(one.frame, delivery.frame_id, one.image, self._memory(delivery), live)
+        return Shot(one.frame, delivery.frame_id, one.picture, self._memory(delivery), live)
 
     def _memory(self, delivery: Delivery) -> Memory:
         lease = delivery.lease

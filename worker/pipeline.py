@@ -139,6 +139,7 @@ class Pipeline:
             self._cores,
             max_pixels=settings.max_pixels,
             max_attempts=settings.max_attempts,
+            halved=settings.detect_every > 1,
         )
         try:
             while not stop.is_set() and not hands.over:

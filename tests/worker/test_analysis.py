@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.emotion.classifier import Classifier, load_classifier
 from worker.errors import ModelError
 from worker.metrics import Metrics
+from worker.picture import FramePicture
 from worker.records import Detections, Encoding, Floats, Frame, FrameEvent, Image, ModelInfo
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -167,12 +169,15 @@ def picture(*places: tuple[int, int], light: int = 255) -> Image:
     return image
 
 
-def shot(memory: Memory, i: int, image: Image, *, feed: str = "f", live: bool = False) -> Shot:
+def shot(
+    memory: Memory, i: int, image: Image | FramePicture, *, feed: str = "f", live: bool = False
+) -> Shot:
+    picture = image if isinstance(image, FramePicture) else FramePicture.of(image)
     frame = Frame(
         feed, "s", i, START + timedelta(seconds=i / 25), i, Fraction(1, 25),
-        image.shape[1], image.shape[0], Encoding.RGB24, b"",
+        picture.width, picture.height, Encoding.RGB24, b"",
     )  # fmt: skip
-    return Shot(frame, f"{i + 1}-0", image, memory, live)
+    return Shot(frame, f"{i + 1}-0", picture, memory, live)
 
 
 def both_steps(worker: Analyst, shots: Sequence[Shot]) -> list[tuple[FrameEvent, bytes]]:
@@ -180,7 +185,7 @@ def both_steps(worker: Analyst, shots: Sequence[Shot]) -> list[tuple[FrameEvent,
 
 
 def analysed(
-    worker: Analyst, pictures: Sequence[Image], cuts: Sequence[int] = ()
+    worker: Analyst, pictures: Sequence[Image | FramePicture], cuts: Sequence[int] = ()
 ) -> tuple[list[FrameEvent], list[bytes]]:
     """Events and states of one feed whose frames come in batches that end at ``cuts``; between two
     batches its memory goes through the server and to another worker."""
@@ -380,12 +385,19 @@ def test_no_state_is_a_new_memory() -> None:
     assert Memory.restore(None).state() == Memory().state()
 
 
-def test_with_the_real_models_batches_and_workers_make_no_difference_either() -> None:
+@pytest.mark.parametrize("halved", [False, True])
+def test_with_the_real_models_batches_and_workers_make_no_difference_either(halved: bool) -> None:
     with open_source(str(sample_clip())) as source:
         images = [one.image for _, one in zip(range(80), source.pictures(), strict=False)][50:]
+    pictures = [FramePicture.of(image) for image in images]
+    if halved:
+        pictures = [
+            FramePicture(*one.whole.shape[:2], half=one.half, decode=partial(np.copy, one.whole))
+            for one in pictures
+        ]
     worker = make(load_detector(), 40)
-    events, states = analysed(worker, images)
-    again, ended = analysed(worker, images, cuts=[3, 4, 11, 23])
+    events, states = analysed(worker, pictures)
+    again, ended = analysed(worker, pictures, cuts=[3, 4, 11, 23])
     assert sum(len(event.faces) for event in events) > 30
     assert [[face.track_id for face in event.faces] for event in again] == [
         [face.track_id for face in event.faces] for event in events

@@ -17,16 +17,20 @@ from worker.records import FrameEvent
 Runs = tuple[list[FrameEvent], list[FrameEvent]]
 
 
-@pytest.fixture(scope="module")
-def runs() -> Runs:
-    """Events of the clip with full detection on every frame, and as by default."""
+@pytest.fixture(scope="module", params=[None, (1280, 720)], ids=["640x360", "1280x720"])
+def runs(request: pytest.FixtureRequest) -> Runs:
+    """Events of the clip with full detection on every frame, and as by default.
+
+    At the larger size most frames are decoded at half of it.
+    """
     # Around the clip's scene cut, where faces enter and leave.
-    frames = frames_of(str(sample_clip()), None, 250)[90:]
+    frames = frames_of(str(sample_clip()), request.param, 250)[90:]
     detector, classifier = load_detector(), load_classifier(None)
     told = []
     for settings in (WorkerSettings(detect_every=1), WorkerSettings()):
         analyst = Analyst(detector, classifier, settings, Metrics(CollectorRegistry()))
-        told.append(analysed(analyst, frames, live=False))
+        halved = settings.detect_every > 1
+        told.append(analysed(analyst, frames, live=False, halved=halved))
     return told[0], told[1]
 
 

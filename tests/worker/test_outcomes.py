@@ -20,6 +20,7 @@ from worker.consume.opening import Opened, Unfit
 from worker.detect.find import Look
 from worker.errors import EntryError, ModelError
 from worker.outcomes import Outcomes
+from worker.picture import FramePicture
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
 from worker.records import Encoding, Frame, FrameEvent, ModelInfo
@@ -47,7 +48,7 @@ class Models:
     def detect(self, shots: Sequence[Shot], *, busy: float) -> list[Look]:
         assert busy == 0.25
         self.calls.append([shot.frame.sequence for shot in shots])
-        if any(shot.image.shape[0] == BAD for shot in shots):
+        if any(shot.picture.height == BAD for shot in shots):
             raise RuntimeError("stumbled")
         self.memories += [shot.memory for shot in shots]
         return [cast(Look, shot.frame.sequence) for shot in shots]
@@ -58,7 +59,7 @@ class Models:
         numbers = [shot.frame.sequence for shot in shots]
         assert list(looks) == numbers
         self.later_calls.append(numbers)
-        if any(shot.image.shape[0] == WORSE for shot in shots):
+        if any(shot.picture.height == WORSE for shot in shots):
             raise RuntimeError("stumbled later")
         return [(event_of(shot), b"%d" % shot.frame.sequence) for shot in shots]
 
@@ -97,7 +98,7 @@ def opened(delivery: Delivery, height: int = 48) -> Opened:
         feed=delivery.feed, session="s", sequence=number, captured_at=START, pts=number,
         time_base=Fraction(1, 25), width=64, height=height, encoding=Encoding.JPEG, data=b"",
     )  # fmt: skip
-    return Opened(delivery, frame, np.zeros((height, 64, 3), np.uint8), 0.0)
+    return Opened(delivery, frame, FramePicture.of(np.zeros((height, 64, 3), np.uint8)), 0.0)
 
 
 def both_steps(outcomes: Outcomes, batch: Sequence[Opened | Unfit]) -> list[Outcome]:
@@ -200,3 +201,17 @@ def test_nothing_is_kept_of_other_feeds(outcomes: Outcomes, models: Models) -> N
     first_a, first_b, second_a, second_b = models.memories
     assert first_a is second_a
     assert first_b is not second_b
+
+
+def test_a_picture_that_turns_out_to_be_broken_is_a_dead_letter_of_its_own(
+    outcomes: Outcomes, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At half its size it could be decoded. The models are not to blame, and not tried."""
+
+    def analyse(shots: Sequence[Shot], looks: Sequence[Look]) -> None:
+        raise EntryError("corrupt", "the JPEG picture cannot be decoded")
+
+    monkeypatch.setattr(models, "analyse", analyse)
+    models.broken = True
+    (outcome,) = both_steps(outcomes, [opened(delivery_of("a", 1))])
+    assert (outcome.kind, outcome.reason) == ("dead", "corrupt")

@@ -14,6 +14,7 @@ from tests.doubles import OneFace, Running, running_worker
 from tests.feeds import frame_of, jpeg, push_frames, wait_until
 from worker import outcomes, pipeline
 from worker.consume import images, opening
+from worker.picture import FramePicture
 from worker.publish import settle as settling
 from worker.publish.settle import Outcome, Settled
 from worker.records import Frame, Image
@@ -241,16 +242,16 @@ def test_a_stage_that_hangs_is_noticed(
             hangs.pass_through(outcomes)
         return settling.settle(server, outcomes, **kept)  # type: ignore[arg-type]
 
-    decode = images.decode_picture
+    decode = images.open_picture
 
-    def decode_picture(frame: Frame, max_pixels: int) -> Image:
+    def open_picture(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
         if stage == "reading":
             hangs.pass_through([frame])
-        return decode(frame, max_pixels)
+        return decode(frame, max_pixels, halved=halved)
 
     monkeypatch.setattr(pipeline, "settle", settle)
     monkeypatch.setattr(outcomes.Outcomes, "of", analyse)
-    monkeypatch.setattr(opening, "decode_picture", decode_picture)
+    monkeypatch.setattr(opening, "open_picture", open_picture)
     monkeypatch.setattr("worker.health.ALIVE_S", 2.5)
     register(server, feed, policy="lossless")
     with running_worker(server_url, OneFace(look), detect_every=1) as worker:
@@ -285,17 +286,17 @@ def test_one_thread_decodes_or_analyses(
         yield
         computing.release()
 
-    decode = images.decode_picture
+    decode = images.open_picture
 
-    def decode_picture(frame: Frame, max_pixels: int) -> Image:
+    def open_picture(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
         with alone("decode"):
-            return decode(frame, max_pixels)
+            return decode(frame, max_pixels, halved=halved)
 
     def look(pictures: Sequence[Image]) -> None:
         with alone("analysis"):
             pass
 
-    monkeypatch.setattr(opening, "decode_picture", decode_picture)
+    monkeypatch.setattr(opening, "open_picture", open_picture)
     push_frames(server, feed, 40)
     with running_worker(server_url, OneFace(look), batch_size=4, threads=1):
         wait_until(lambda: read_books(server, feed).published == 40)
@@ -317,7 +318,7 @@ def test_a_stage_that_dies_ends_the_worker_and_loses_nothing(
         if stage == "settling":
             patched.setattr(pipeline, "settle", die)
         elif stage == "reading":
-            patched.setattr(opening, "decode_picture", die)
+            patched.setattr(opening, "open_picture", die)
         else:
             patched.setattr(outcomes.Outcomes, "of" if stage == "analysis" else "detect", die)
         worker = Running(server_url, OneFace(), batch_size=4)

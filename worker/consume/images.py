@@ -7,6 +7,7 @@ import numpy as np
 
 from worker.config import MAX_PIXELS
 from worker.errors import EntryError
+from worker.picture import FramePicture
 from worker.records import Encoding, Frame, Image
 
 # Start-of-frame markers of the JPEG processes that the decoder knows: baseline, extended and
@@ -15,11 +16,29 @@ _START_OF_FRAME = {0xC0, 0xC1, 0xC2}
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _START_OF_SCAN = 0xDA
 
-_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_WHOLE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_WORTH_HALVING = 500_000
+"""Pixels of a picture from which half its size is so much cheaper that both may be decoded."""
+
+# OpenCV names it for BGR and for grey only. Without a colour order the flag says both.
+_HALF = cv2.IMREAD_REDUCED_GRAYSCALE_2 | _WHOLE
 
 
 def decode_picture(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image:
     """The picture of ``frame``: (height, width, 3), RGB, uint8, contiguous.
+
+    Raises:
+        EntryError: as :func:`open_picture`.
+    """
+    return open_picture(frame, max_pixels, halved=False).whole
+
+
+def open_picture(frame: Frame, max_pixels: int = MAX_PIXELS, *, halved: bool) -> FramePicture:
+    """The picture of ``frame``, contiguous.
+
+    Args:
+        max_pixels: a larger one is not decoded.
+        halved: decode a JPEG at half its size if it is large, and whole when that is asked for.
 
     Raises:
         EntryError: the data is not of the encoding it claims or is broken (``corrupt``), its
@@ -46,9 +65,16 @@ def decode_picture(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image:
             f"the frame says {frame.width}x{frame.height}, its picture is {width}x{height}",
         )
     if frame.encoding is Encoding.JPEG:
-        return _decode_jpeg(frame.data)
+        if not halved or width * height < _WORTH_HALVING:
+            return FramePicture.of(_decode_jpeg(frame.data, _WHOLE))
+        half = _decode_jpeg(frame.data, _HALF)
+        return FramePicture(
+            height, width, half=half, decode=lambda: _decode_jpeg(frame.data, _WHOLE)
+        )
     image = np.frombuffer(frame.data, np.uint8).reshape(height, width, 3)
-    return image if frame.encoding is Encoding.RGB24 else np.ascontiguousarray(image[:, :, ::-1])
+    if frame.encoding is Encoding.BGR24:
+        image = np.ascontiguousarray(image[:, :, ::-1])
+    return FramePicture.of(image)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -81,9 +107,9 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     raise EntryError("corrupt", "the JPEG picture has no header that can be read")
 
 
-def _decode_jpeg(data: bytes) -> Image:
+def _decode_jpeg(data: bytes, flags: int) -> Image:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise EntryError("corrupt", f"the JPEG picture cannot be decoded: {error.err}") from None
     if image is None:

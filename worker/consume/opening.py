@@ -10,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from worker.consume.images import decode_picture
+from worker.consume.images import open_picture
 from worker.consume.inhand import Delivery
 from worker.errors import EntryError
-from worker.records import Frame, Image
+from worker.picture import FramePicture
+from worker.records import Frame
 from worker.wire.codec import decode_frame, time_of_id
 
 
@@ -23,14 +24,13 @@ class Opened:
 
     delivery: Delivery
     frame: Frame
-    image: Image = field(repr=False)
+    picture: FramePicture = field(repr=False)
     decode_s: float
     """How long its thread has worked on it."""
 
     @property
     def pixels(self) -> int:
-        height, width = self.image.shape[:2]
-        return int(height * width)
+        return self.picture.pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,13 @@ class Opener:
     """Opens deliveries in threads of its own."""
 
     def __init__(
-        self, threads: int, cores: threading.Semaphore, *, max_pixels: int, max_attempts: int
+        self,
+        threads: int,
+        cores: threading.Semaphore,
+        *,
+        max_pixels: int,
+        max_attempts: int,
+        halved: bool,
     ) -> None:
         """
         Args:
@@ -57,11 +63,13 @@ class Opener:
             cores: one permit is taken for each picture while it is decoded.
             max_pixels: a larger picture is not decoded.
             max_attempts: after how many ends of a process a frame is to blame for them.
+            halved: whether most pictures are not needed as a whole.
         """
         self._threads = threads
         self._cores = cores
         self._max_pixels = max_pixels
         self._max_attempts = max_attempts
+        self._halved = halved
         self._pool = ThreadPoolExecutor(threads, "decode")
 
     def close(self) -> None:
@@ -93,7 +101,7 @@ class Opener:
             frame = decode_frame(delivery.body, delivery.feed, time_of_id(delivery.frame_id))
             with self._cores:
                 began = time.perf_counter()
-                image = decode_picture(frame, self._max_pixels)
-                return Opened(delivery, frame, image, time.perf_counter() - began)
+                picture = open_picture(frame, self._max_pixels, halved=self._halved)
+                return Opened(delivery, frame, picture, time.perf_counter() - began)
         except EntryError as error:
             return Unfit(delivery, "dead", error)

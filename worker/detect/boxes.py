@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from worker.records import Floats
+from worker.records import Detections, Floats
 
 Ints = npt.NDArray[np.int64]
 
@@ -53,6 +53,18 @@ def sides(boxes: Floats, *, inclusive: bool = False) -> tuple[Floats, Floats]:
     """Widths and heights, each (K,)."""
     extra = np.float32(inclusive)
     return boxes[:, 2] - boxes[:, 0] + extra, boxes[:, 3] - boxes[:, 1] + extra
+
+
+def halved(boxes: Floats) -> Floats:
+    """Boxes of a picture in one of half its size. As pixels are counted from 1, left and top differ
+    from right and bottom: a box over all of it begins at 1 in both."""
+    return np.asarray((boxes + np.array([1, 1, 0, 0], np.float32)) / 2, np.float32)
+
+
+def doubled(faces: Detections) -> Detections:
+    """Faces of a picture of half the size in the whole one."""
+    boxes = 2 * faces.boxes - np.array([1, 1, 0, 0], np.float32)
+    return Detections(boxes, faces.scores, 2 * faces.landmarks)
 
 
 def windows(boxes: Floats, widths: Ints, heights: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:

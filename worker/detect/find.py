@@ -16,12 +16,14 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
+from worker.detect.boxes import doubled, halved
 from worker.detect.mtcnn import Detector, runs
 from worker.detect.near import detect_near, windows_worth
 from worker.detect.nms import covered
 from worker.detect.schedule import Due, Schedule, advance, thumbnail
 from worker.detect.track import Tracks
-from worker.records import Detections, Image
+from worker.picture import FramePicture
+from worker.records import Detections
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -36,7 +38,7 @@ class View:
 
     feed: int
     """Any number that tells feeds apart; the views of one feed stand in their order."""
-    image: Image
+    picture: FramePicture
     seconds: float
     """Its time on the feed's own clock."""
     live: bool
@@ -112,7 +114,7 @@ class Finder:
         looks = []
         for view in views:
             schedule, due = advance(
-                schedules[view.feed], thumbnail(view.image), view.seconds,
+                schedules[view.feed], thumbnail(view.picture.first), view.seconds,
                 every=self._every, live=view.live, phase=view.phase, busy=busy,
             )  # fmt: skip
             schedules[view.feed] = schedule
@@ -150,31 +152,38 @@ class Finder:
 
     def _detect_in(self, looks: list[Look]) -> None:
         """Few large pictures at a time: each call is a sign of life."""
-        images = [look.view.image for look in looks]
+        pictures = [look.view.picture for look in looks]
         found: list[Detections] = []
-        for some in runs(images):
-            found += self._detector.detect(images[some])
+        for some in runs([picture.pixels for picture in pictures]):
+            found += self._detector.detect([picture.whole for picture in pictures[some]])
             self._alive()
         for look, faces in zip(looks, found, strict=True):
             look.detected, look.faces, look.fresh = True, faces, np.ones(len(faces), bool)
 
     def _glance_at(self, looks: list[Look]) -> list[Detections]:
-        images = [look.view.image for look in looks]
+        """At pictures of half the size: faces of twice the smallest size are seen, no others."""
+        images = [look.view.picture.half for look in looks]
         found: list[Detections] = []
-        for some in runs(images):
-            found += self._detector.glance(images[some])
+        for some in runs([image.shape[0] * image.shape[1] for image in images]):
+            found += map(doubled, self._detector.glance(images[some]))
             self._alive()
         return found
 
     def _follow_in(self, wave: list[Look], tracks: Mapping[int, Tracks]) -> None:
         """Follow the known faces, one view a feed, and add those of a glance."""
-        expected = [tracks[look.view.feed].expected(look.view.seconds) for look in wave]
-        some = [(look, boxes) for look, boxes in zip(wave, expected, strict=True) if len(boxes)]
+        some = []
+        for look in wave:
+            known, seconds = tracks[look.view.feed], look.view.seconds
+            if len(boxes := known.expected(seconds)):
+                # For a small face that was not seen last time the picture is not made whole.
+                scale = look.view.picture.scale_for(known.expected(seconds, hidden=False))
+                some.append((look, boxes if scale == 1 else halved(boxes), scale))
         if some:
-            images = [look.view.image for look, _ in some]
-            answers = self._detector.follow(images, [boxes for _, boxes in some])
-            for (look, _), (_, faces) in zip(some, answers, strict=True):
-                look.faces, look.fresh = faces, np.zeros(len(faces), bool)
+            images = [look.view.picture.at(scale) for look, _, scale in some]
+            answers = self._detector.follow(images, [boxes for _, boxes, _ in some])
+            for (look, _, scale), (_, faces) in zip(some, answers, strict=True):
+                look.faces = faces if scale == 1 else doubled(faces)
+                look.fresh = np.zeros(len(faces), bool)
             self._alive()
         for look in wave:
             if look.glanced is not None:
@@ -187,13 +196,20 @@ class Finder:
             for look in wave
             if not look.detected
         ]
-        few = [(k, boxes) for k, boxes in missing if 0 < len(boxes) <= windows_worth(k.view.image)]
-        many = [look for look, boxes in missing if len(boxes) > windows_worth(look.view.image)]
+        few = [
+            (k, boxes)
+            for k, boxes in missing
+            if 0 < len(boxes) <= windows_worth(k.view.picture.pixels)
+        ]
+        many = [
+            look for look, boxes in missing if len(boxes) > windows_worth(look.view.picture.pixels)
+        ]
         self._detect_in(many)
         if few:
             searched = [look for look, boxes in few for _ in boxes]
-            images, boxes = [k.view.image for k in searched], np.concatenate([b for _, b in few])
-            found = detect_near(self._detector, images, boxes, self._min_face)
+            pictures = [look.view.picture for look in searched]
+            lost = np.concatenate([boxes for _, boxes in few])
+            found = detect_near(self._detector, pictures, lost, self._min_face)
             self._alive()
             for look, faces in zip(searched, found, strict=True):
                 look.add(faces, fresh=False)

@@ -40,7 +40,7 @@ _ALIKE = 0.4, 0.8
 the first finds the same faces; the lower, the fewer candidates, and the more boxes differ."""
 
 _LIKELY = 0.9
-"""The P-Net's probability from which a glance takes its candidates: a third of them."""
+"""The P-Net's probability from which a glance takes its candidates."""
 
 
 def load_detector(
@@ -147,13 +147,9 @@ class FaceDetector:
         return self._detect(images, self._likely)
 
     def glance(self, images: Sequence[Image]) -> list[Detections]:
-        """As :meth:`detect`, but only faces of twice the smallest size, at a third of the cost.
-
-        It looks at pictures of half the size, and there at the likeliest candidates alone.
-        """
+        """As :meth:`detect`, but only the likeliest candidates are looked at: a third."""
         check_pictures(images)
-        found = self._detect([_half(i) for i in images], max(self._likely, _LIKELY))
-        return [Detections(2 * f.boxes, f.scores, 2 * f.landmarks) for f in found]
+        return self._detect(images, max(self._likely, _LIKELY))
 
     def _detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
         """``likely``: the P-Net's threshold."""
@@ -162,7 +158,8 @@ class FaceDetector:
             i for i, image in enumerate(images) if self._cascade.pyramid.scales(*image.shape[:2])
         ]
         chosen = [images[i] for i in large]
-        groups = [chosen[some] for some in runs(chosen, _PIXELS_TOGETHER)]
+        sizes = [image.shape[0] * image.shape[1] for image in chosen]
+        groups = [chosen[some] for some in runs(sizes, _PIXELS_TOGETHER)]
         run = self._pool.map if self._pool and len(groups) > 1 else map
         found = run(lambda group: self._cascade.detect(group, likely), groups)
         for i, faces in zip(large, (faces for group in found for faces in group), strict=True):
@@ -198,26 +195,19 @@ class FaceDetector:
         return self._cascade.follow(images, boxes)
 
 
-def _half(image: Image) -> Image:
-    if not image.size:
-        return image
-    # A line or column more, not less, where the size is odd: its last pixel counts whole.
-    height, width = ((side + 1) // 2 for side in image.shape[:2])
-    half: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return half
-
-
 Detector = FaceDetector | GraphDetector
 
 
-def runs(images: Sequence[Image], pixels: int = _PIXELS_AT_ONCE) -> Iterator[slice]:
-    """Cut a list of pictures into runs of at most ``pixels`` pixels, one picture at least."""
+def runs(sizes: Sequence[int], pixels: int = _PIXELS_AT_ONCE) -> Iterator[slice]:
+    """Cut a list of pictures into runs of at most ``pixels`` pixels, one picture at least.
+
+    ``sizes``: the pixels of each.
+    """
     start = taken = 0
-    for i, image in enumerate(images):
-        size = image.shape[0] * image.shape[1]
+    for i, size in enumerate(sizes):
         if i > start and taken + size > pixels:
             yield slice(start, i)
             start, taken = i, 0
         taken += size
-    if images:
-        yield slice(start, len(images))
+    if sizes:
+        yield slice(start, len(sizes))

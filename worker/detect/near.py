@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detect.mtcnn import Detector
+from worker.picture import FramePicture
 from worker.records import Detections, Floats, Image
 
 _SIDES = 3.0
@@ -27,15 +28,15 @@ _PIXELS = 180_000
 """Pixels of a picture whose full detection takes as long as a window's, beyond its first ones."""
 
 
-def windows_worth(image: Image) -> int:
-    """So many windows take as long as the whole picture: for more, that is the better search."""
-    return 1 + int(image.shape[0] * image.shape[1]) // _PIXELS
+def windows_worth(pixels: int) -> int:
+    """So many windows take as long as a picture with ``pixels``: for more, search all of it."""
+    return 1 + pixels // _PIXELS
 
 
 def detect_near(
-    detector: Detector, images: Sequence[Image], boxes: Floats, min_face: float
+    detector: Detector, pictures: Sequence[FramePicture], boxes: Floats, min_face: float
 ) -> list[Detections]:
-    """The faces around each box (N, 4) in its picture; ``images`` has N, some perhaps repeatedly.
+    """The faces around each box (N, 4) in its picture, N as well, some perhaps repeatedly.
 
     Of a face that lies partly outside the window nothing is said. Boxes are as fine as the window
     is: where that was shrunk, coarser than those of full detection.
@@ -44,7 +45,7 @@ def detect_near(
         min_face: side of the smallest face that the detector finds, in pixels.
     """
     side = round(_SIDES * _FACE * min_face)
-    cut = [_cut(image, box, side) for image, box in zip(images, boxes, strict=True)]
+    cut = [_cut(picture, box, side) for picture, box in zip(pictures, boxes, strict=True)]
     found = detector.detect([window for window, _ in cut])
     return [_whole(faces, piece) for faces, (_, piece) in zip(found, cut, strict=True)]
 
@@ -63,11 +64,13 @@ class _Piece:
     """(2,): its width and height in pixels of the window, which may be larger."""
 
 
-def _cut(image: Image, box: Floats, side: int) -> tuple[Image, _Piece]:
+def _cut(picture: FramePicture, box: Floats, side: int) -> tuple[Image, _Piece]:
     """A window (side, side, 3) around the box, moved so that it lies inside the picture.
 
     All windows are of one shape, as a GPU likes it: black where the picture is too small for it.
     """
+    scale = picture.scale_for(box[None], side / _SIDES)
+    image, box = picture.at(scale), np.asarray(box / scale, np.float32)
     wanted = _SIDES * max(float((box[2:] - box[:2]).max()), 1.0)
     limits = np.array(image.shape[1::-1])
     shown = np.minimum(np.ceil(wanted), limits).astype(np.int64)
@@ -84,7 +87,8 @@ def _cut(image: Image, box: Floats, side: int) -> tuple[Image, _Piece]:
         interpolation=cv2.INTER_AREA if side < wanted else cv2.INTER_LINEAR,
     )
     inner = np.concatenate([corner > 0, corner + shown < limits])
-    floats = [np.asarray(each, np.float32) for each in (corner, shown / extent, extent)]
+    places = scale * corner, scale * shown / extent, extent
+    floats = [np.asarray(each, np.float32) for each in places]
     return window, _Piece(floats[0], floats[1], inner, floats[2])
 
 

@@ -121,7 +121,7 @@ class GraphDetector:
         return [found[i][1] if i in found else Detections.none() for i in range(len(images))]
 
     def glance(self, images: Sequence[Image]) -> list[Detections]:
-        """As :meth:`detect`, as ``FaceDetector.glance`` is asked: looking for less gains little."""
+        """As :meth:`detect`: looking at fewer candidates gains little here."""
         return self.detect(images)
 
     def follow(

@@ -33,6 +33,9 @@ _HIDDEN_LOSS = 0.2
 _COVERED = 0.5
 """Part of a hidden track's box from which a face in front hides it: nothing to look for there."""
 
+_UNCONFIRMED_LOOKS = 2
+"""On so many frames a face is looked for that was seen on one alone: most such were none."""
+
 _MAX_DISTANCE = 1.0
 """Distance of centres, in mean sides, up to which a face may continue a track by nearness."""
 
@@ -85,12 +88,14 @@ class Tracks:
     next_id: int = 1
     known: tuple[Track, ...] = ()
 
-    def expected(self, seconds: float) -> Floats:
+    def expected(self, seconds: float, *, hidden: bool = True) -> Floats:
         """(K, 4): where, at ``seconds``, it is worth looking for the known faces.
 
-        A hidden one is looked for unless one that is seen would cover it.
+        A hidden one is looked for unless one that is seen would cover it, or it was seen on one
+        frame alone and not on the next two; without ``hidden`` none is.
         """
-        return _as_array([box for _, box in self._expected(seconds)])
+        places = self._expected(seconds)
+        return _as_array([box for track, box in places if hidden or not track.hidden])
 
     def missing(self, ids: npt.NDArray[np.int64], seconds: float) -> Floats:
         """(L, 4): of the expected, those that have none of ``ids`` and are worth a search now.
@@ -148,7 +153,10 @@ class Tracks:
         return [
             (track, box)
             for track, box in known
-            if not (track.hidden and any(_shared(box, one) > _COVERED * _area(box) for one in seen))
+            if not track.hidden
+            or not (
+                _given_up(track) or any(_shared(box, one) > _COVERED * _area(box) for one in seen)
+            )
         ]
 
     def _alive(self, seconds: float) -> list[Track]:
@@ -178,6 +186,11 @@ class Tracks:
         if not all(math.isfinite(number) for track in known for number in _numbers(track)):
             raise ValueError("it holds a number that is not finite")
         return cls(next_id, known)
+
+
+def _given_up(track: Track) -> bool:
+    """Until full detection finds it again."""
+    return track.born == track.seen and track.hidden >= _UNCONFIRMED_LOOKS
 
 
 def _predicted(track: Track, seconds: float) -> _Box:

@@ -19,6 +19,7 @@ import structlog
 from worker.capture.encode import encode_jpeg
 from worker.consume.leases import Lease
 from worker.errors import ServerError
+from worker.picture import FramePicture
 from worker.records import Face, Image, PreviewMode
 from worker.wire.server import Server
 
@@ -45,7 +46,7 @@ takes a third of the picture, has no more than three or four distinguishable spo
 class _Offer:
     lease: Lease
     frame_id: str
-    image: Image
+    picture: FramePicture
     faces: Sequence[Face]
     late_at: float
     """When it would be shown too long after (monotonic seconds)."""
@@ -66,8 +67,10 @@ class Previews:
         if mode != "off":
             self._thread.start()
 
-    def offer(self, lease: Lease, frame_id: str, image: Image, faces: Sequence[Face]) -> None:
-        """Here is a picture that was analysed, RGB; it must not change any more. Never waits."""
+    def offer(
+        self, lease: Lease, frame_id: str, picture: FramePicture, faces: Sequence[Face]
+    ) -> None:
+        """Here is a picture that was analysed. Never waits."""
         if self._mode == "off":
             return
         now = time.monotonic()
@@ -76,7 +79,7 @@ class Previews:
                 return
             self._next = {feed: at for feed, at in self._next.items() if at > now}
             self._next[lease.feed] = now + _EVERY_S
-            self._offers[lease.feed] = _Offer(lease, frame_id, image, faces, now + KEPT_S)
+            self._offers[lease.feed] = _Offer(lease, frame_id, picture, faces, now + KEPT_S)
             self._something.notify()
 
     def close(self) -> None:
@@ -103,7 +106,7 @@ class Previews:
                 log.exception("no preview", feed=offer.lease.feed, frame_id=offer.frame_id)
 
     def _publish(self, offer: _Offer) -> None:
-        small = preview_of(offer.image, offer.faces, blurred=self._mode == "blurred")
+        small = preview_of(offer.picture, offer.faces, blurred=self._mode == "blurred")
         height, width = small.shape[:2]
         jpeg = encode_jpeg(small, _QUALITY)
         keys = offer.lease.keys
@@ -117,15 +120,15 @@ class Previews:
         )  # fmt: skip
 
 
-def preview_of(image: Image, faces: Sequence[Face], *, blurred: bool) -> Image:
+def preview_of(picture: FramePicture, faces: Sequence[Face], *, blurred: bool) -> Image:
     """The picture, RGB, at most WIDTH wide; ``blurred``: so that nobody can be recognised in it.
 
     Faces that were found are painted over with a few cells of their mean colour, and then all of
     the picture is blurred, because a face may be there that was not found.
     """
-    height, width = image.shape[:2]
-    scale = min(1.0, WIDTH / width, _HEIGHT / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    scale = min(1.0, WIDTH / picture.width, _HEIGHT / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    image = picture.first if scale <= 0.5 else picture.whole
     small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     if not blurred:
         return small

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from worker.consume.images import decode_picture, jpeg_size
+from worker.consume.images import decode_picture, jpeg_size, open_picture
 from worker.errors import EntryError
 from worker.records import Encoding, Frame
 
@@ -117,3 +117,42 @@ def test_no_cut_of_a_header_can_crash_the_parser(cut: int) -> None:
     else:
         with pytest.raises(EntryError, match="JPEG"):
             jpeg_size(GOOD[:cut])
+
+
+LARGE = orange("RGB", size=(1281, 721), quality=95)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+def test_a_large_jpeg_is_decoded_at_half_its_size_first(mode: str) -> None:
+    data = orange(mode, size=(1281, 721), quality=95)
+    picture = open_picture(frame(data), halved=True)
+    assert (picture.height, picture.width) == (721, 1281)
+    assert picture.cheap_half
+    assert picture.half.shape == (361, 641, 3)
+    whole = decode_picture(frame(data))
+    assert (picture.whole == whole).all()
+    # Also in its colours, which for half the size come by another way.
+    for x in (100, 600):
+        assert np.abs(picture.half[180, x].astype(int) - whole[360, 2 * x]).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("entry", "halved"),
+    [
+        (frame(LARGE), False),
+        (frame(orange("RGB", size=(640, 360))), True),
+        (frame(bytes(1280 * 720 * 3), Encoding.RGB24, 1280, 720), True),
+        (frame(bytes(1280 * 720 * 3), Encoding.BGR24, 1280, 720), True),
+    ],
+)
+def test_what_is_small_or_there_already_is_whole_from_the_start(entry: Frame, halved: bool) -> None:
+    picture = open_picture(entry, halved=halved)
+    assert not picture.cheap_half
+    assert picture.first is picture.whole
+    assert picture.whole.shape == (picture.height, picture.width, 3)
+
+
+def test_a_large_jpeg_that_is_broken_is_refused_at_once() -> None:
+    with pytest.raises(EntryError) as error:
+        open_picture(frame(LARGE[: len(LARGE) // 3]), halved=True)
+    assert error.value.reason == "corrupt"

@@ -200,9 +200,8 @@ def test_feeds_whose_leases_are_gone_come_back_to_who_had_them(server: Server, m
 
     wait_until(shared)
     before = [names(worker) for worker in both]
-    for name in "abcd":
-        server.command("DEL", FeedKeys.of(name).lease)
     tokens = {lease.token for worker in both for lease in worker.held()}
+    server.command("DEL", *(FeedKeys.of(name).lease for name in "abcd"))
     wait_until(
         lambda: (
             counts(*both) == [2, 2]

@@ -15,7 +15,8 @@ from worker.consume import opening
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Opener, Unfit
-from worker.records import Frame, Image
+from worker.picture import FramePicture
+from worker.records import Frame
 from worker.wire import frame_pb2
 from worker.wire.keys import FeedKeys
 from worker.wire.registry import FeedSettings
@@ -35,7 +36,11 @@ def delivery(
 
 def opener_of(threads: int, cores: int | None = None) -> Opener:
     return Opener(
-        threads, threading.Semaphore(cores or threads), max_pixels=100_000, max_attempts=2
+        threads,
+        threading.Semaphore(cores or threads),
+        max_pixels=100_000,
+        max_attempts=2,
+        halved=True,
     )
 
 
@@ -47,16 +52,16 @@ def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
 
 
 def widths(found: list[Opened | Unfit]) -> list[int]:
-    return [one.image.shape[1] for one in found if isinstance(one, Opened)]
+    return [one.picture.width for one in found if isinstance(one, Opened)]
 
 
 def test_the_order_is_kept(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(frame: Frame, max_pixels: int) -> Image:
+    def decode(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
         width = int(frame.data)
         time.sleep(0.02 if width % 2 else 0.0)
-        return np.zeros((48, width, 3), np.uint8)
+        return FramePicture.of(np.zeros((48, width, 3), np.uint8))
 
-    monkeypatch.setattr(opening, "decode_picture", decode)
+    monkeypatch.setattr(opening, "open_picture", decode)
     deliveries = [delivery(data=b"%d" % (10 + i)) for i in range(12)]
     found = list(opener.open(deliveries))
     assert [one.delivery for one in found] == deliveries
@@ -97,7 +102,7 @@ def test_no_more_is_decoded_than_cores_are_free_and_little_ahead(
 ) -> None:
     lock, at_once, most, begun = threading.Lock(), 0, 0, 0
 
-    def decode(frame: Frame, max_pixels: int) -> Image:
+    def decode(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
         nonlocal at_once, most, begun
         with lock:
             at_once += 1
@@ -106,9 +111,9 @@ def test_no_more_is_decoded_than_cores_are_free_and_little_ahead(
         time.sleep(0.005)
         with lock:
             at_once -= 1
-        return np.zeros((48, 64, 3), np.uint8)
+        return FramePicture.of(np.zeros((48, 64, 3), np.uint8))
 
-    monkeypatch.setattr(opening, "decode_picture", decode)
+    monkeypatch.setattr(opening, "open_picture", decode)
     opener = opener_of(4, cores=2)
     line = opener.open([delivery() for _ in range(20)])
     next(line)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from worker.detect.boxes import cell_boxes, shift, square, windows
+from worker.detect.boxes import cell_boxes, doubled, halved, shift, square, windows
+from worker.records import Detections
 
 
 @pytest.fixture
@@ -63,3 +64,22 @@ def test_a_window_lies_inside_its_own_picture():
     found, visible = windows(boxes, np.array([30, 300]), np.array([20, 200]))
     assert found.tolist() == [[0, 0, 30, 20], [0, 0, 300, 200]]
     assert visible.all()
+
+
+def test_a_box_covers_the_same_in_a_picture_of_half_the_size(boxes):
+    """Its window there, doubled, is the window in the whole one."""
+    even = (2 * np.round(boxes / 2)).astype(np.float32) + np.array([1, 1, 0, 0], np.float32)
+    of = np.full(len(even), 200), np.full(len(even), 160)
+    window, visible = windows(even, *of)
+    half, seen = windows(halved(even), of[0] // 2, of[1] // 2)
+    assert visible.any()
+    np.testing.assert_array_equal(seen, visible)
+    np.testing.assert_array_equal(2 * half[seen], window[visible])
+
+
+def test_doubled_is_the_inverse_of_halved(boxes):
+    landmarks = np.repeat(boxes[:, None, :2], 5, axis=1)
+    faces = Detections(halved(boxes), np.ones(len(boxes), np.float32), landmarks)
+    np.testing.assert_allclose(doubled(faces).boxes, boxes, atol=1e-4)
+    np.testing.assert_array_equal(doubled(faces).landmarks, 2 * landmarks)
+    assert halved(boxes).dtype == doubled(faces).boxes.dtype == np.float32

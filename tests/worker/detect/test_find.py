@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
 import pytest
 
 import worker.detect.find as find
+from worker.detect.boxes import halved
 from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import FaceDetector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
+from worker.picture import FramePicture
 from worker.records import Detections, Floats, Image
 
 Boxes = Sequence[tuple[float, float, float, float]]
 
 LARGE = 80
-"""Side of the faces that a glance sees; ``A`` and ``B`` are smaller."""
+"""Side of the faces that a glance sees, at half the size; ``A`` and ``B`` are smaller."""
 
 C = (60.0, 0.0, 145.0, 85.0)
 A, B = (20.0, 20.0, 60.0, 60.0), (100.0, 20.0, 140.0, 60.0)
@@ -31,6 +34,10 @@ def faces(boxes: Boxes) -> Detections:
         np.ones(n, np.float32),
         np.zeros((n, 5, 2), np.float32),
     )
+
+
+def _in_half(boxes: Boxes) -> Boxes:
+    return [tuple(box) for box in halved(np.array(boxes, np.float32).reshape(-1, 4)).tolist()]
 
 
 def picture(scene: int = 1, scale: int = 60) -> Image:
@@ -59,7 +66,7 @@ class Scripted:
     def glance(self, images: Sequence[Image]) -> list[Detections]:
         self.glanced += map(id, images)
         found = [[*self.shows.get(id(i), ()), *self.hidden.get(id(i), ())] for i in images]
-        return [faces([box for box in some if box[2] - box[0] >= LARGE]) for some in found]
+        return [faces([box for box in some if box[2] - box[0] >= LARGE / 2]) for some in found]
 
     def follow(
         self, images: Sequence[Image], boxes: Sequence[Floats]
@@ -75,8 +82,9 @@ class Scripted:
             found.append((np.arange(len(near)), faces(near)))
         return found  # type: ignore[return-value]
 
-    def near(self, images: Sequence[Image], boxes: Floats) -> list[Detections]:
+    def near(self, pictures: Sequence[FramePicture], boxes: Floats) -> list[Detections]:
         """As ``detect_near``, which looks at windows: those would have to be told apart."""
+        images = [picture.whole for picture in pictures]
         self.searched += map(id, images)
         return [
             faces([one for one in self.shows[id(i)] if np.abs(np.array(one) - box).max() < 40])
@@ -87,7 +95,7 @@ class Scripted:
 @pytest.fixture(autouse=True)
 def _scripted_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        find, "detect_near", lambda detector, images, boxes, _: detector.near(images, boxes)
+        find, "detect_near", lambda detector, pictures, boxes, _: detector.near(pictures, boxes)
     )
 
 
@@ -100,6 +108,8 @@ class Stage:
         self.schedules: dict[int, Schedule] = {}
         self.tracks: dict[int, Tracks] = {}
         self.frames: dict[int, int] = {}
+        self.decode: Callable[[Image], Image] | None = None
+        """If set, pictures are there at half their size first, and this makes them whole."""
         self.pictures: list[Image] = []
         """Kept, so that each has an id of its own."""
 
@@ -114,11 +124,15 @@ class Stage:
         scale: int = 60,
     ) -> View:
         image = picture(scene, scale)
-        self.pictures.append(image)
-        self.detector.shows[id(image)] = shows
-        self.detector.hidden[id(image)] = hidden
+        seen = FramePicture.of(image)
+        if self.decode is not None:
+            decode = partial(self.decode, image)
+            seen = FramePicture(*image.shape[:2], half=seen.half, decode=decode)
+        self.pictures += [image, seen.half]
+        for script, boxes in ((self.detector.shows, shows), (self.detector.hidden, hidden)):
+            script[id(image)], script[id(seen.half)] = boxes, _in_half(boxes)
         self.frames[feed] = self.frames.get(feed, 0) + 1
-        return View(feed, image, self.frames[feed] / 25, live)
+        return View(feed, seen, self.frames[feed] / 25, live)
 
     def find(self, *views: View, busy: float = 0.0) -> list[Look]:
         feeds = {view.feed for view in views}
@@ -154,7 +168,7 @@ def test_a_face_that_is_lost_is_found_near_on_the_same_frame() -> None:
         stage.view(1, [A, B]), stage.view(1, [A, B]), stage.view(1, [jumped, B, (40, 100, 80, 140)])
     )
     assert [look.detected for look in looks] == [True, False, False]
-    assert stage.detector.searched == [id(looks[2].view.image)]
+    assert stage.detector.searched == [id(looks[2].view.picture.whole)]
     # The known one is not told twice, and who is new there waits for the next full detection.
     by_id = dict(zip(looks[2].ids.tolist(), looks[2].faces.boxes.tolist(), strict=True))
     assert by_id == {1: list(jumped), 2: list(B)}
@@ -167,7 +181,7 @@ def test_several_that_are_lost_are_searched_for_at_once_in_all_feeds() -> None:
     stage.find(*(stage.view(feed, [A, B]) for feed in (1, 2)))
     looks = stage.find(*(stage.view(feed, moved) for feed in (1, 2)))
     assert [sorted(look.ids.tolist()) for look in looks] == [[1, 2]] * 2
-    images = [id(look.view.image) for look in looks]
+    images = [id(look.view.picture.whole) for look in looks]
     assert stage.detector.searched == [images[0]] * 2 + [images[1]] * 2
 
 
@@ -182,10 +196,11 @@ def test_where_windows_would_cost_more_the_whole_picture_is_searched() -> None:
 
 def test_a_face_that_stays_lost_is_searched_for_more_and_more_rarely() -> None:
     stage = Stage(every=20)
-    looks = stage.find(stage.view(1, [A, B]), *(stage.view(1, [A]) for _ in range(9)))
-    assert [look.detected for look in looks] == [True] + [False] * 9
-    assert [look.ids.tolist() for look in looks[1:]] == [[1]] * 9
-    assert stage.detector.searched == [id(looks[i].view.image) for i in (1, 2, 4, 8)]
+    shown: list[Boxes] = [[A, B]] * 2 + [[A]] * 9
+    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
+    assert [look.detected for look in looks] == [True] + [False] * 10
+    assert [look.ids.tolist() for look in looks[2:]] == [[1]] * 9
+    assert stage.detector.searched == [id(looks[i].view.picture.whole) for i in (2, 3, 5, 9)]
 
 
 def test_where_searches_begin_does_not_depend_on_batches() -> None:
@@ -200,10 +215,10 @@ def test_where_searches_begin_does_not_depend_on_batches() -> None:
 
 def test_a_short_occlusion_keeps_the_id_without_detection() -> None:
     stage = Stage(every=20)
-    shown: list[Boxes] = [[A, B], [A], [A], [A, B]]
+    shown: list[Boxes] = [[A, B], [A, B], [A], [A], [A, B]]
     looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
-    assert looks[3].ids.tolist() == [1, 2]
-    assert not looks[3].detected
+    assert looks[4].ids.tolist() == [1, 2]
+    assert not looks[4].detected
 
 
 def test_a_large_face_that_is_new_is_found_by_a_glance() -> None:
@@ -215,7 +230,7 @@ def test_a_large_face_that_is_new_is_found_by_a_glance() -> None:
     # What was known is followed there as everywhere; what continues a track is not found anew.
     assert looks[4].fresh.tolist() == [False, True]
     assert not any(look.fresh.any() for look in looks[5:])
-    assert stage.detector.glanced == [id(looks[i].view.image) for i in (4, 8)]
+    assert stage.detector.glanced == [id(looks[i].view.picture.half) for i in (4, 8)]
 
 
 def test_a_small_face_that_is_new_waits_for_full_detection() -> None:
@@ -225,12 +240,12 @@ def test_a_small_face_that_is_new_waits_for_full_detection() -> None:
 
 
 def test_a_busy_worker_does_not_search_at_once_for_the_lost_of_live_feeds() -> None:
-    for live, expected in ((True, []), (False, [1, 2, 4])):
+    for live, expected in ((True, []), (False, [2, 3, 5])):
         stage = Stage(every=10)
-        views = [stage.view(1, [A, B], live=live)]
+        views = [stage.view(1, [A, B], live=live) for _ in range(2)]
         views += [stage.view(1, [A], live=live) for _ in range(6)]
         looks = stage.find(*views, busy=0.8)
-        assert stage.detector.searched == [id(looks[i].view.image) for i in expected]
+        assert stage.detector.searched == [id(looks[i].view.picture.whole) for i in expected]
 
 
 def test_a_scene_cut_brings_detection_and_new_ids() -> None:
@@ -281,3 +296,46 @@ def test_the_search_shows_signs_of_life() -> None:
     stage.finder = Finder(detector, 4, min_face=40, alive=lambda: signs.append(1))
     stage.find(*(stage.view(1, [A]) for _ in range(4)))
     assert len(signs) == 4
+
+
+def sharp_stage(every: int = 12) -> tuple[Stage, list[int]]:
+    """A stage whose pictures are there at half their size; and which ones were made whole."""
+    stage, made = Stage(every), list[int]()
+
+    def decode(image: Image) -> Image:
+        made.append(id(image))
+        return image
+
+    stage.decode = decode
+    return stage, made
+
+
+LARGE_FACE = (20.0, 20.0, 120.0, 120.0)
+WALKED = (40.0, 20.0, 140.0, 120.0)
+
+
+def test_large_faces_are_followed_at_half_the_size() -> None:
+    stage, made = sharp_stage()
+    shown: list[Boxes] = [[LARGE_FACE], [WALKED], [LARGE_FACE], [WALKED]]
+    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
+    assert [look.faces.boxes.tolist() for look in looks] == [[list(box)] for (box,) in shown]
+    assert [look.ids.tolist() for look in looks] == [[1]] * 4
+    assert made == [id(looks[0].view.picture.whole)], "only where all faces are searched for"
+
+
+def test_a_small_face_makes_the_picture_whole_as_long_as_it_is_seen() -> None:
+    stage, made = sharp_stage()
+    shown: list[Boxes] = [[A, LARGE_FACE]] * 3 + [[LARGE_FACE]] * 4
+    looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
+    assert [len(look.ids) for look in looks] == [2, 2, 2, 1, 1, 1, 1]
+    # It was lost on the fourth, and searched for there, on the next and on the seventh.
+    whole = [look.view.picture.whole for look in looks[:5] + looks[6:]]
+    assert made == list(map(id, whole))
+
+
+def test_who_waits_for_a_glance_waits_at_half_the_size() -> None:
+    stage, made = sharp_stage()
+    looks = stage.find(*(stage.view(1, [C] if i > 1 else []) for i in range(7)))
+    assert [look.ids.tolist() for look in looks] == [[]] * 4 + [[1]] * 3
+    assert looks[4].faces.boxes.tolist() == [list(C)]
+    assert made == [id(looks[i].view.picture.whole) for i in (0, 5, 6)], "it is small then"

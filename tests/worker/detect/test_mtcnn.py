@@ -19,9 +19,11 @@ from skimage import data
 import worker.detect.cascade as cascade
 import worker.detect.mtcnn as mtcnn
 import worker.detect.propose as propose
+from worker.detect.boxes import doubled
 from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.detect.resample import AreaSampler, TableMemory
 from worker.errors import ModelError, SettingsError
+from worker.picture import FramePicture
 from worker.records import ModelInfo
 
 NO_TRAINING = "the training extra is not installed"
@@ -352,14 +354,19 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
 # Glances at large faces
 
 
+def glance(detector, *images):
+    """At half the size, as they are meant."""
+    return [doubled(faces) for faces in detector.glance([FramePicture.of(i).half for i in images])]
+
+
 def test_a_glance_sees_the_large_faces(detector):
     pictures = [data.astronaut(), astronauts()["enlarged"], np.zeros((5, 7, 3), np.uint8)]
-    for faces, glanced in zip(detector.detect(pictures), detector.glance(pictures), strict=True):
+    for faces, glanced in zip(detector.detect(pictures), glance(detector, *pictures), strict=True):
         large = [box for box in faces.boxes if box[3] - box[1] >= 90]
         assert len(glanced) == len(large)
         for box, one in zip(large, glanced.boxes, strict=True):
             assert overlap(box, one) >= 0.7
-    found, glanced = detector.detect(pictures[:1])[0], detector.glance(pictures[:1])[0]
+    found, glanced = detector.detect(pictures[:1])[0], glance(detector, pictures[0])[0]
     np.testing.assert_allclose(glanced.landmarks[0], found.landmarks[0], atol=8)
 
 
@@ -368,20 +375,21 @@ def test_a_glance_sees_no_small_face_and_costs_less():
     small = composition(300, 400, [(100, 80, 130, False)])
     (faces,) = looking.detect([small])
     assert len(faces) == 1
-    assert len(looking.glance([small])[0]) == 0
+    assert len(glance(looking, small)[0]) == 0
     counts = []
     steps = looking._cascade
-    for look in (looking.detect, looking.glance):
+    three = astronauts()["three"]
+    for look, image in ((looking.detect, three), (looking.glance, FramePicture.of(three).half)):
         rnet = Counted(steps.rnet)
         looking._cascade = replace(steps, rnet=rnet)
-        look([astronauts()["three"]])
+        look([image])
         counts.append(rnet.crops)
     assert 0 < counts[1] < counts[0] / 2
 
 
 @pytest.mark.parametrize("size", [(0, 0), (1, 1), (1, 900), (39, 39), (81, 79), (81, 83)])
 def test_a_glance_at_a_tiny_picture(detector, size):
-    assert len(detector.glance([np.full((*size, 3), 128, np.uint8)])[0]) == 0
+    assert len(glance(detector, np.full((*size, 3), 128, np.uint8))[0]) == 0
 
 
 # Following known faces

@@ -10,6 +10,7 @@ from skimage import data
 
 from worker.detect.mtcnn import load_detector
 from worker.detect.near import detect_near
+from worker.picture import FramePicture
 
 MIN_FACE = 40
 
@@ -37,7 +38,8 @@ def overlap(a, b):
 
 
 def near(detector, image, *boxes):
-    return detect_near(detector, [image] * len(boxes), np.array(boxes, np.float32), MIN_FACE)
+    picture = image if isinstance(image, FramePicture) else FramePicture.of(image)
+    return detect_near(detector, [picture] * len(boxes), np.array(boxes, np.float32), MIN_FACE)
 
 
 @pytest.mark.parametrize("side", [210, 500, 1000])
@@ -100,3 +102,19 @@ def test_a_box_outside_the_picture_is_looked_for_at_its_edge(detector):
     image = picture(300, 600)
     for box in ((-500, -500, -400, -400), (2000, 50, 2100, 150), (10, 10, 10, 10)):
         assert len(near(detector, image, box)[0]) == 0
+
+
+@pytest.mark.parametrize(("side", "halves"), [(500, False), (1000, True)])
+def test_where_half_the_size_has_the_pixels_the_whole_is_not_made(detector, side, halves):
+    image = picture(1100, 1301, (150, 60, side))
+    made = []
+
+    def decode():
+        made.append(1)
+        return image
+
+    first = FramePicture(*image.shape[:2], half=FramePicture.of(image).half, decode=decode)
+    (known,) = detector.detect([image])[0].boxes
+    (found,) = near(detector, first, known)
+    assert overlap(found.boxes[0], known) > 0.7
+    assert bool(made) is not halves

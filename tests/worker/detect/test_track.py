@@ -161,7 +161,8 @@ def test_a_hidden_face_is_expected_for_as_long_as_its_track_lasts() -> None:
 
 def test_a_face_that_is_lost_is_worth_a_search_at_once_and_then_more_and_more_rarely() -> None:
     feed = Feed()
-    feed.see(faces((100, 100), (300, 100)), 0.0)
+    for i in (-1, 0):
+        feed.see(faces((100, 100), (300, 100)), i / 25)
     searched = []
     for i in range(1, 20):
         before = feed.tracks
@@ -304,3 +305,28 @@ def test_what_an_earlier_worker_saved_goes_on_with_its_ids() -> None:
     next_id, *known = feed.tracks.packed()
     earlier = Tracks.unpacked([next_id, *([*track[:-1], bool(track[-1])] for track in known)])
     assert Feed(earlier).see(faces((100, 100), (300, 100), (500, 100)), 0.08) == [1, 2, 3]
+
+
+def test_who_was_seen_once_is_not_looked_for_for_long_and_keeps_the_id() -> None:
+    once, twice = Feed(), Feed()
+    once.see(faces((100, 100)), 0.04)
+    twice.see(faces((100, 100)), 0.0)
+    twice.see(faces((100, 100)), 0.04)
+    looked = []
+    for i in range(2, 7):
+        looked.append([len(feed.tracks.expected(i / 25)) for feed in (once, twice)])
+        for feed in (once, twice):
+            feed.see(faces(), i / 25)
+    assert looked == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1]]
+    assert not len(once.tracks.missing(np.zeros(0, np.int64), 7 / 25))
+    assert once.see(faces((100, 100)), 8 / 25) == [1]
+    assert len(once.tracks.expected(9 / 25)) == 1
+
+
+def test_hidden_faces_can_be_left_out_of_what_is_expected() -> None:
+    feed = Feed()
+    feed.see(faces((100, 100), (300, 100)), 0.0)
+    feed.see(faces((300, 100)), 0.04)
+    assert len(feed.tracks.expected(0.08)) == 2
+    (seen,) = feed.tracks.expected(0.08, hidden=False)
+    assert seen[0] > 200

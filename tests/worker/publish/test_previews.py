@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from tests.feeds import wait_until
 from worker.consume.leases import Lease
 from worker.detect.mtcnn import load_detector
+from worker.picture import FramePicture
 from worker.publish import previews
 from worker.publish.previews import KEPT_S, WIDTH, Previews, preview_of
 from worker.records import Face, Image
@@ -30,6 +31,10 @@ def lease_of(server: Server, feed: str) -> Lease:
 
 def picture(width: int = 640, height: int = 360, value: int = 90) -> Image:
     return np.full((height, width, 3), value, np.uint8)
+
+
+def shown(width: int = 640, height: int = 360) -> FramePicture:
+    return FramePicture.of(picture(width, height))
 
 
 def entries(server: Server, feed: str) -> list[dict[bytes, bytes]]:
@@ -53,7 +58,7 @@ def clear(server: Server) -> Iterator[Previews]:
 def test_a_preview_is_small_names_its_frame_and_runs_out(
     server: Server, feed: str, clear: Previews
 ) -> None:
-    clear.offer(lease_of(server, feed), "7-0", picture(), ())
+    clear.offer(lease_of(server, feed), "7-0", shown(), ())
     wait_until(lambda: bool(entries(server, feed)))
     (entry,) = entries(server, feed)
     assert entry[b"frame_id"] == b"7-0"
@@ -70,8 +75,8 @@ def test_a_feed_has_a_few_a_second_and_the_server_keeps_a_few(
     lease, other = lease_of(server, feed), lease_of(server, f"{feed}-b")
     until, offered = time.monotonic() + 2.2, 0
     while time.monotonic() < until:
-        clear.offer(lease, f"{offered}-0", picture(32, 24), ())
-        clear.offer(other, f"{offered}-0", picture(32, 24), ())
+        clear.offer(lease, f"{offered}-0", shown(32, 24), ())
+        clear.offer(other, f"{offered}-0", shown(32, 24), ())
         offered += 1
         time.sleep(0.01)
     wait_until(lambda: len(entries(server, feed)) == 4)
@@ -85,8 +90,8 @@ def test_who_does_not_own_the_feed_shows_nothing(
 ) -> None:
     lease = lease_of(server, feed)
     server.command("SET", lease.keys.lease, "another.1")
-    clear.offer(lease, "7-0", picture(), ())
-    clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+    clear.offer(lease, "7-0", shown(), ())
+    clear.offer(lease_of(server, f"{feed}-b"), "8-0", shown(), ())
     wait_until(lambda: bool(entries(server, f"{feed}-b")))
     assert not entries(server, feed)
 
@@ -94,8 +99,8 @@ def test_who_does_not_own_the_feed_shows_nothing(
 def test_a_picture_of_any_shape_is_small_and_costs_no_other_feed_its_previews(
     server: Server, feed: str, clear: Previews
 ) -> None:
-    clear.offer(lease_of(server, feed), "7-0", picture(4, 65_530), ())
-    clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+    clear.offer(lease_of(server, feed), "7-0", shown(4, 65_530), ())
+    clear.offer(lease_of(server, f"{feed}-b"), "8-0", shown(), ())
     wait_until(lambda: bool(entries(server, f"{feed}-b")))
     (entry,) = entries(server, feed)
     assert int(entry[b"height"]) <= 4 * WIDTH
@@ -106,15 +111,15 @@ def test_previews_go_on_after_one_that_cannot_be_made(
 ) -> None:
     make = previews.preview_of
 
-    def preview_of(image: Image, faces: Sequence[Face], *, blurred: bool) -> Image:
-        if image.shape[0] == 13:
+    def preview_of(seen: FramePicture, faces: Sequence[Face], *, blurred: bool) -> Image:
+        if seen.height == 13:
             raise RuntimeError("stumbled")
-        return make(image, faces, blurred=blurred)
+        return make(seen, faces, blurred=blurred)
 
     monkeypatch.setattr(previews, "preview_of", preview_of)
     with capture_logs() as logs:
-        clear.offer(lease_of(server, feed), "7-0", picture(64, 13), ())
-        clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+        clear.offer(lease_of(server, feed), "7-0", shown(64, 13), ())
+        clear.offer(lease_of(server, f"{feed}-b"), "8-0", shown(), ())
         wait_until(lambda: bool(entries(server, f"{feed}-b")))
     assert [(line["event"], line["feed"]) for line in logs] == [("no preview", feed)]
 
@@ -124,17 +129,17 @@ def test_what_has_waited_for_too_long_is_not_shown(
 ) -> None:
     """The server was away meanwhile: it would be taken for what the camera sees now."""
     monkeypatch.setattr(previews, "KEPT_S", -1.0)
-    clear.offer(lease_of(server, feed), "7-0", picture(), ())
+    clear.offer(lease_of(server, feed), "7-0", shown(), ())
     wait_until(lambda: not clear._offers)
     monkeypatch.undo()
-    clear.offer(lease_of(server, f"{feed}-b"), "8-0", picture(), ())
+    clear.offer(lease_of(server, f"{feed}-b"), "8-0", shown(), ())
     wait_until(lambda: bool(entries(server, f"{feed}-b")))
     assert not entries(server, feed)
 
 
 def test_off_is_off(server: Server, feed: str) -> None:
     made = Previews(server, "off")
-    made.offer(lease_of(server, feed), "7-0", picture(), ())
+    made.offer(lease_of(server, feed), "7-0", shown(), ())
     made.close()
     assert server.command("EXISTS", FeedKeys.of(feed).preview) == 0
 
@@ -144,7 +149,7 @@ def test_an_outage_costs_previews_and_nothing_else(feed: str) -> None:
     lease = Lease(feed, "me.1", FeedKeys.of(feed), FeedSettings())
     for number in range(3):
         began = time.monotonic()
-        made.offer(lease, f"{number}-0", picture(), ())
+        made.offer(lease, f"{number}-0", shown(), ())
         assert time.monotonic() - began < 3
     made.close()
 
@@ -163,8 +168,8 @@ def test_nobody_can_be_recognised_in_a_blurred_preview(side: int, known: bool) -
         Face(1, tuple(box.tolist()), 1.0, (), {}, "") for box in (found.boxes if known else ())
     ]
     before = scene.copy()
-    blurred = preview_of(scene, faces, blurred=True)
-    clear = preview_of(scene, faces, blurred=False)
+    blurred = preview_of(FramePicture.of(scene), faces, blurred=True)
+    clear = preview_of(FramePicture.of(scene), faces, blurred=False)
     assert (scene == before).all(), "the picture itself stays as it is"
     twice = [
         np.ascontiguousarray(cv2.resize(one, None, fx=2, fy=2), np.uint8)
@@ -184,6 +189,6 @@ def test_a_picture_that_is_small_already_is_not_touched() -> None:
     small[:, 32:] = 255
     face = Face(1, (10, 10, 50, 40), 1.0, (), {}, "")
     before = small.copy()
-    assert preview_of(small, [face], blurred=True).shape == small.shape
+    assert preview_of(FramePicture.of(small), [face], blurred=True).shape == small.shape
     assert (small == before).all()
-    assert preview_of(picture(1, 1), [], blurred=True).shape == (1, 1, 3)
+    assert preview_of(FramePicture.of(picture(1, 1)), [], blurred=True).shape == (1, 1, 3)
