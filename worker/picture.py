@@ -85,8 +85,10 @@ class FramePicture:
 
         ``side``: of the longer side of each face, so many pixels must be left.
         """
+        if not self.cheap_half:
+            return 1
         longer = np.max(boxes[:, 2:] - boxes[:, :2], axis=1, initial=0)
-        return 2 if self.cheap_half and bool(np.all(longer >= 2 * side)) else 1
+        return 2 if np.all(longer >= 2 * side) else 1
 
     def at(self, scale: int) -> Image:
         """So much smaller: 1 or 2."""

@@ -175,8 +175,10 @@ class Finder:
         for look in wave:
             known, seconds = tracks[look.view.feed], look.view.seconds
             if len(boxes := known.expected(seconds)):
-                # For a small face that was not seen last time the picture is not made whole.
-                scale = look.view.picture.scale_for(known.expected(seconds, hidden=False))
+                scale = 1
+                if look.view.picture.cheap_half:
+                    # Not made whole for a small face that was not seen last time.
+                    scale = look.view.picture.scale_for(known.expected(seconds, hidden=False))
                 some.append((look, boxes if scale == 1 else halved(boxes), scale))
         if some:
             images = [look.view.picture.at(scale) for look, _, scale in some]
