@@ -99,19 +99,19 @@ class Counting:
 
 
 def analysed(
-    analyst: Analyst, frames: Sequence[Frame], *, live: bool, halved: bool, cut: int = 0
+    analyst: Analyst, frames: Sequence[Frame], *, live: bool, reduce: bool, cut: int = 0
 ) -> list[FrameEvent]:
     """The events of one feed, analysed in batches of eight.
 
     Args:
-        halved: decode as a worker does that follows faces.
+        reduce: decode as a worker does that follows faces.
         cut: rows and columns that are left out of each picture, at the top and the left.
     """
 
     def picture(frame: Frame) -> FramePicture:
         if cut:
             return FramePicture.of(decode_picture(frame)[cut:, cut:])
-        return open_picture(frame, halved=halved)
+        return open_picture(frame, reduce=reduce)
 
     memory = Memory()
     found: list[FrameEvent] = []
@@ -244,8 +244,8 @@ def main() -> None:
             chosen, counting = WorkerSettings.load(**settings), Counting(detector)
             seeing = cast(FaceDetector, counting)
             analyst = Analyst(seeing, classifier, chosen, Metrics(CollectorRegistry()))
-            halved = chosen.detect_every > 1
-            events = analysed(analyst, frames, live=options.live, halved=halved, cut=cut)
+            reduce = chosen.detect_every > 1
+            events = analysed(analyst, frames, live=options.live, reduce=reduce, cut=cut)
             return events, counting.pixels / sum(f.width * f.height for f in frames)
 
         full, _ = run(detect_every=1, **base)

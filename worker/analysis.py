@@ -21,7 +21,7 @@ from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.metrics import Metrics
-from worker.picture import FramePicture
+from worker.picture import FramePicture, smallest
 from worker.records import Detections, Face, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import time_of_id
@@ -246,7 +246,7 @@ class Analyst:
     def _crop(self, picture: FramePicture, faces: Detections) -> Image:
         """(N, size, size, channels): the faces of one picture as the classifier takes them."""
         model = self._classifier
-        scale = picture.scale_for(faces.boxes)
+        scale = picture.scale_for(smallest(faces.boxes))
         return crop_faces(
             picture.at(scale), faces.boxes / scale,
             size=model.size, margin=model.margin, colour=model.colour,

@@ -14,6 +14,7 @@ from worker.consume.opening import Opened, Unfit
 from worker.detect.find import Look
 from worker.errors import EntryError, ServerError, ServerUnavailable
 from worker.metrics import UNCERTAIN
+from worker.picture import NETWORKS_SIDE, Scale
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
 from worker.wire.codec import encode_event, frame_header
@@ -71,6 +72,11 @@ class Outcomes:
         """
         results = iter(self._analysed([one for one in batch if isinstance(one, Seen)]))
         return [next(results) if isinstance(one, Seen) else one for one in batch]
+
+    def scale_for(self, lease: Lease) -> Scale:
+        """The scale at which the feed's next pictures are probably needed. For any thread."""
+        _, memory = self._memories.get(lease.token, (0, None))
+        return 1 if memory and memory.tracks.smallest < 2 * NETWORKS_SIDE else 2
 
     def keep(self, leases: Collection[Lease]) -> None:
         """Keep what is remembered of these feeds, and of no others."""

@@ -8,6 +8,7 @@ large faces, and for large faces that are known; the rest needs the whole pictur
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,15 +16,18 @@ import numpy.typing as npt
 
 from worker.records import Image
 
-_NETWORKS_SIDE = 48
+Scale = Literal[1, 2]
+"""By how much a picture's sides are shrunk."""
+
+NETWORKS_SIDE = 48
 """Side of a face, in pixels, as the O-Net and the classifier take it: more would be shrunk."""
 
 
 class FramePicture:
-    """A picture at two sizes; each is made when it is first asked for.
+    """A picture, whole and at half its size; each is made when it is first asked for.
 
-    Which one serves whom goes by the frame and the faces alone, never by what happens to be decoded
-    already: the same frames give the same faces.
+    Which one serves which faces goes by the frame and the faces alone, never by what happens to be
+    there already: the same frames give the same faces.
     """
 
     def __init__(
@@ -31,21 +35,21 @@ class FramePicture:
         height: int,
         width: int,
         *,
+        decode: Callable[[Scale], Image] | None = None,
         whole: Image | None = None,
-        half: Image | None = None,
-        decode: Callable[[], Image] | None = None,
     ) -> None:
         """
         Args:
             height, width: of the whole picture.
-            whole: the picture, RGB, uint8, (height, width, 3); or ``half`` and ``decode``.
-            half: the same with both sides halved, rounded up.
-            decode: makes the whole picture.
+            decode: makes the picture, RGB, uint8, (height, width, 3), or half of that rounded up;
+                where it is given, half costs less than the whole.
+            whole: the whole picture, where there is nothing to decode.
         """
         self.height, self.width = height, width
-        self.cheap_half = half is not None
-        """Whether the half costs less than the whole: there is use for it alone."""
-        self._whole, self._half, self._decode = whole, half, decode
+        self.reducible = decode is not None
+        """Whether half costs less than the whole, so that there is use for half alone."""
+        self._decode = decode
+        self._at: dict[Scale, Image] = {} if whole is None else {1: whole}
 
     @classmethod
     def of(cls, image: Image) -> FramePicture:
@@ -58,41 +62,59 @@ class FramePicture:
 
     @property
     def whole(self) -> Image:
-        """(height, width, 3), RGB.
-
-        Raises:
-            EntryError: it cannot be decoded.
-        """
-        if self._whole is None:
-            assert self._decode is not None
-            self._whole = self._decode()
-        return self._whole
+        """(height, width, 3), RGB."""
+        return self.at(1)
 
     @property
     def half(self) -> Image:
         """The same with both sides halved, rounded up."""
-        if self._half is None:
-            self._half = _halved(self.whole)
-        return self._half
+        return self.at(2)
 
     @property
-    def first(self) -> Image:
-        """The cheapest one, and which is the same size for all frames of a feed."""
-        return self.half if self.cheap_half else self.whole
+    def there(self) -> Image:
+        """The smaller of those that have been made; half where none has been."""
+        return self.at(2 if 2 in self._at or 1 not in self._at else 1)
 
-    def scale_for(self, boxes: npt.NDArray[np.floating], side: float = _NETWORKS_SIDE) -> int:
-        """How much smaller, 2 or 1, the picture can be for faces to be looked at, (N, 4).
+    def at(self, scale: Scale) -> Image:
+        """Both sides divided by ``scale``, rounded up.
 
-        ``side``: of the longer side of each face, so many pixels must be left.
+        Raises:
+            EntryError: it cannot be decoded.
         """
-        if not self.cheap_half:
-            return 1
-        longer = np.max(boxes[:, 2:] - boxes[:, :2], axis=1, initial=0)
-        return 2 if np.all(longer >= 2 * side) else 1
+        if scale not in self._at:
+            self._at[scale] = self._decode(scale) if self._decode else _halved(self._at[1])
+        return self._at[scale]
 
-    def at(self, scale: int) -> Image:
-        """So much smaller: 1 or 2."""
-        return self.half if scale == 2 else self.whole
+    def scale_for(self, side: float, needed: float = NETWORKS_SIDE) -> Scale:
+        """The scale at which faces of at least this side have as many pixels as are needed."""
+        return 2 if self.reducible and side >= 2 * needed else 1
+
+    def samples(self, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+        """Green, in a regular pattern of as many pixels of half the picture, or a few more.
+
+        All of them where it has less. Of a whole picture that is there it is the mean of the four
+        pixels that are one of half's: within a level the same.
+        """
+        image = self.there if self.reducible else self.whole
+        pixel = (
+            2 if image.shape[:2] == (self.height, self.width) and min(image.shape[:2]) > 1 else 1
+        )
+        height, width = (side // pixel for side in image.shape[:2])
+        step = max(1, min(height // rows, width // columns))
+        first, stride = pixel * (step // 2), pixel * step
+        if pixel == 1:
+            return np.ascontiguousarray(image[first::stride, first::stride, 1])
+        parts = [
+            image[first + y : 2 * height : stride, first + x : 2 * width : stride, 1]
+            for y in (0, 1)
+            for x in (0, 1)
+        ]
+        return np.rint(np.mean(parts, axis=0, dtype=np.float32)).astype(np.uint8)
+
+
+def smallest(boxes: npt.NDArray[np.floating]) -> float:
+    """The longer side of the smallest face, by boxes (N, 4); infinite for none."""
+    return float(np.min(np.max(boxes[:, 2:] - boxes[:, :2], axis=1), initial=np.inf))
 
 
 def _halved(image: Image) -> Image:

@@ -122,7 +122,7 @@ class Pipeline:
         with (
             self._thread("settling", hands, lambda: self._settle(hands)),
             self._thread("detection", hands, lambda: self._detect(hands, outcomes)),
-            self._thread("reading", hands, lambda: self._read(hands, stop)),
+            self._thread("reading", hands, lambda: self._read(hands, outcomes, stop)),
         ):
             try:
                 self._analyse(hands, outcomes)
@@ -131,7 +131,7 @@ class Pipeline:
         if hands.failure is not None:
             raise hands.failure
 
-    def _read(self, hands: Hands, stop: threading.Event) -> None:
+    def _read(self, hands: Hands, outcomes: Outcomes, stop: threading.Event) -> None:
         settings = self._settings
         reader = Reader(self._server, self._leases, hands)
         opener = Opener(
@@ -139,7 +139,7 @@ class Pipeline:
             self._cores,
             max_pixels=settings.max_pixels,
             max_attempts=settings.max_attempts,
-            halved=settings.detect_every > 1,
+            first=outcomes.scale_for if settings.detect_every > 1 else None,
         )
         try:
             while not stop.is_set() and not hands.over:

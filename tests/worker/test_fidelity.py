@@ -29,8 +29,8 @@ def runs(request: pytest.FixtureRequest) -> Runs:
     told = []
     for settings in (WorkerSettings(detect_every=1), WorkerSettings()):
         analyst = Analyst(detector, classifier, settings, Metrics(CollectorRegistry()))
-        halved = settings.detect_every > 1
-        told.append(analysed(analyst, frames, live=False, halved=halved))
+        reduce = settings.detect_every > 1
+        told.append(analysed(analyst, frames, live=False, reduce=reduce))
     return told[0], told[1]
 
 

@@ -18,12 +18,13 @@ from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
 from worker.detect.find import Look
+from worker.detect.track import Tracks
 from worker.errors import EntryError, ModelError
 from worker.outcomes import Outcomes
 from worker.picture import FramePicture
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
-from worker.records import Encoding, Frame, FrameEvent, ModelInfo
+from worker.records import Detections, Encoding, Frame, FrameEvent, ModelInfo
 from worker.wire.codec import time_of_id
 from worker.wire.keys import FeedKeys
 from worker.wire.registry import FeedSettings
@@ -215,3 +216,17 @@ def test_a_picture_that_turns_out_to_be_broken_is_a_dead_letter_of_its_own(
     models.broken = True
     (outcome,) = both_steps(outcomes, [opened(delivery_of("a", 1))])
     assert (outcome.kind, outcome.reason) == ("dead", "corrupt")
+
+
+def test_a_feed_with_small_faces_needs_its_pictures_whole(
+    outcomes: Outcomes, models: Models
+) -> None:
+    lease = delivery_of("a", 1).lease
+    assert outcomes.scale_for(lease) == 2
+    both_steps(outcomes, [opened(delivery_of("a", 1))])
+    assert outcomes.scale_for(lease) == 2
+    boxes = np.array([[0, 0, 200, 200], [300, 0, 360, 60]], np.float32)
+    for some, scale in ((boxes, 1), (boxes[:1], 2)):
+        faces = Detections(some, np.ones(len(some)), np.zeros((len(some), 5, 2)))
+        models.memories[-1].tracks, _ = Tracks().after(faces, 0.0)
+        assert outcomes.scale_for(lease) == scale

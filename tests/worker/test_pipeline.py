@@ -244,10 +244,10 @@ def test_a_stage_that_hangs_is_noticed(
 
     decode = images.open_picture
 
-    def open_picture(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
+    def open_picture(frame: Frame, max_pixels: int, **how: Any) -> FramePicture:
         if stage == "reading":
             hangs.pass_through([frame])
-        return decode(frame, max_pixels, halved=halved)
+        return decode(frame, max_pixels, **how)
 
     monkeypatch.setattr(pipeline, "settle", settle)
     monkeypatch.setattr(outcomes.Outcomes, "of", analyse)
@@ -288,9 +288,9 @@ def test_one_thread_decodes_or_analyses(
 
     decode = images.open_picture
 
-    def open_picture(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
+    def open_picture(frame: Frame, max_pixels: int, **how: Any) -> FramePicture:
         with alone("decode"):
-            return decode(frame, max_pixels, halved=halved)
+            return decode(frame, max_pixels, **how)
 
     def look(pictures: Sequence[Image]) -> None:
         with alone("analysis"):

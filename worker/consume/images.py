@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 
 from worker.config import MAX_PIXELS
 from worker.errors import EntryError
-from worker.picture import FramePicture
+from worker.picture import FramePicture, Scale
 from worker.records import Encoding, Frame, Image
 
 # Start-of-frame markers of the JPEG processes that the decoder knows: baseline, extended and
@@ -16,12 +18,12 @@ _START_OF_FRAME = {0xC0, 0xC1, 0xC2}
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _START_OF_SCAN = 0xDA
 
-_WHOLE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_WORTH_HALVING = 500_000
+_WORTH_REDUCING = 500_000
 """Pixels of a picture from which half its size is so much cheaper that both may be decoded."""
 
-# OpenCV names it for BGR and for grey only. Without a colour order the flag says both.
-_HALF = cv2.IMREAD_REDUCED_GRAYSCALE_2 | _WHOLE
+_WHOLE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# OpenCV has names for half the size in BGR and in grey; the latter is the mere bit for half.
+_FLAGS: dict[Scale, int] = {1: _WHOLE, 2: _WHOLE | cv2.IMREAD_REDUCED_GRAYSCALE_2}
 
 
 def decode_picture(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image:
@@ -30,15 +32,18 @@ def decode_picture(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         EntryError: as :func:`open_picture`.
     """
-    return open_picture(frame, max_pixels, halved=False).whole
+    return open_picture(frame, max_pixels).whole
 
 
-def open_picture(frame: Frame, max_pixels: int = MAX_PIXELS, *, halved: bool) -> FramePicture:
+def open_picture(
+    frame: Frame, max_pixels: int = MAX_PIXELS, *, reduce: bool = False, first: Scale = 2
+) -> FramePicture:
     """The picture of ``frame``, contiguous.
 
     Args:
         max_pixels: a larger one is not decoded.
-        halved: decode a JPEG at half its size if it is large, and whole when that is asked for.
+        reduce: whether half the size of a large JPEG is decoded where that is enough.
+        first: the scale at which such a one is decoded now, the other one when it is asked for.
 
     Raises:
         EntryError: the data is not of the encoding it claims or is broken (``corrupt``), its
@@ -65,12 +70,11 @@ def open_picture(frame: Frame, max_pixels: int = MAX_PIXELS, *, halved: bool) ->
             f"the frame says {frame.width}x{frame.height}, its picture is {width}x{height}",
         )
     if frame.encoding is Encoding.JPEG:
-        if not halved or width * height < _WORTH_HALVING:
-            return FramePicture.of(_decode_jpeg(frame.data, _WHOLE))
-        half = _decode_jpeg(frame.data, _HALF)
-        return FramePicture(
-            height, width, half=half, decode=lambda: _decode_jpeg(frame.data, _WHOLE)
-        )
+        if not reduce or width * height < _WORTH_REDUCING:
+            return FramePicture.of(_decode_jpeg(frame.data, 1))
+        picture = FramePicture(height, width, decode=partial(_decode_jpeg, frame.data))
+        picture.at(first)
+        return picture
     image = np.frombuffer(frame.data, np.uint8).reshape(height, width, 3)
     if frame.encoding is Encoding.BGR24:
         image = np.ascontiguousarray(image[:, :, ::-1])
@@ -107,9 +111,9 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     raise EntryError("corrupt", "the JPEG picture has no header that can be read")
 
 
-def _decode_jpeg(data: bytes, flags: int) -> Image:
+def _decode_jpeg(data: bytes, scale: Scale) -> Image:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[scale])
     except cv2.error as error:
         raise EntryError("corrupt", f"the JPEG picture cannot be decoded: {error.err}") from None
     if image is None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
 from worker.consume.images import open_picture
 from worker.consume.inhand import Delivery
+from worker.consume.leases import Lease
 from worker.errors import EntryError
-from worker.picture import FramePicture
+from worker.picture import FramePicture, Scale
 from worker.records import Frame
 from worker.wire.codec import decode_frame, time_of_id
 
@@ -55,7 +56,7 @@ class Opener:
         *,
         max_pixels: int,
         max_attempts: int,
-        halved: bool,
+        first: Callable[[Lease], Scale] | None = None,
     ) -> None:
         """
         Args:
@@ -63,13 +64,14 @@ class Opener:
             cores: one permit is taken for each picture while it is decoded.
             max_pixels: a larger picture is not decoded.
             max_attempts: after how many ends of a process a frame is to blame for them.
-            halved: whether most pictures are not needed as a whole.
+            first: at which scale a large picture of the feed is best decoded; None: they are needed
+                whole.
         """
         self._threads = threads
         self._cores = cores
         self._max_pixels = max_pixels
         self._max_attempts = max_attempts
-        self._halved = halved
+        self._first = first
         self._pool = ThreadPoolExecutor(threads, "decode")
 
     def close(self) -> None:
@@ -101,7 +103,12 @@ class Opener:
             frame = decode_frame(delivery.body, delivery.feed, time_of_id(delivery.frame_id))
             with self._cores:
                 began = time.perf_counter()
-                picture = open_picture(frame, self._max_pixels, halved=self._halved)
+                picture = self._picture(frame, delivery.lease)
                 return Opened(delivery, frame, picture, time.perf_counter() - began)
         except EntryError as error:
             return Unfit(delivery, "dead", error)
+
+    def _picture(self, frame: Frame, lease: Lease) -> FramePicture:
+        if self._first is None:
+            return open_picture(frame, self._max_pixels)
+        return open_picture(frame, self._max_pixels, reduce=True, first=self._first(lease))

@@ -114,7 +114,7 @@ class Finder:
         looks = []
         for view in views:
             schedule, due = advance(
-                schedules[view.feed], thumbnail(view.picture.first), view.seconds,
+                schedules[view.feed], thumbnail(view.picture), view.seconds,
                 every=self._every, live=view.live, phase=view.phase, busy=busy,
             )  # fmt: skip
             schedules[view.feed] = schedule
@@ -175,10 +175,7 @@ class Finder:
         for look in wave:
             known, seconds = tracks[look.view.feed], look.view.seconds
             if len(boxes := known.expected(seconds)):
-                scale = 1
-                if look.view.picture.cheap_half:
-                    # Not made whole for a small face that was not seen last time.
-                    scale = look.view.picture.scale_for(known.expected(seconds, hidden=False))
+                scale = look.view.picture.scale_for(known.smallest)
                 some.append((look, boxes if scale == 1 else halved(boxes), scale))
         if some:
             images = [look.view.picture.at(scale) for look, _, scale in some]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detect.mtcnn import Detector
-from worker.picture import FramePicture
+from worker.picture import FramePicture, smallest
 from worker.records import Detections, Floats, Image
 
 _SIDES = 3.0
@@ -69,7 +69,7 @@ def _cut(picture: FramePicture, box: Floats, side: int) -> tuple[Image, _Piece]:
 
     All windows are of one shape, as a GPU likes it: black where the picture is too small for it.
     """
-    scale = picture.scale_for(box[None], side / _SIDES)
+    scale = picture.scale_for(smallest(box[None]), side / _SIDES)
     image, box = picture.at(scale), np.asarray(box / scale, np.float32)
     wanted = _SIDES * max(float((box[2:] - box[:2]).max()), 1.0)
     limits = np.array(image.shape[1::-1])

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from worker.records import Image
+from worker.picture import FramePicture
 
 _ROWS, _COLUMNS = 12, 16
 
@@ -97,12 +97,11 @@ class Due:
     """A face that is lost sight of can wait: the worker is busy, and the feed live."""
 
 
-def thumbnail(image: Image) -> bytes:
+def thumbnail(picture: FramePicture) -> bytes:
     """What the schedule sees of a picture: 12 rows of 16 grey levels, whatever its shape."""
     # Sixteen samples of green, which is most of grey, for each level or more: all would take time.
-    step = max(1, min(image.shape[0] // (4 * _ROWS), image.shape[1] // (4 * _COLUMNS)))
-    sample = np.ascontiguousarray(image[step // 2 :: step, step // 2 :: step, 1])
-    small = cv2.resize(sample, (_COLUMNS, _ROWS), interpolation=cv2.INTER_AREA)
+    samples = picture.samples(4 * _ROWS, 4 * _COLUMNS)
+    small = cv2.resize(samples, (_COLUMNS, _ROWS), interpolation=cv2.INTER_AREA)
     return small.tobytes()
 
 

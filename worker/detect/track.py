@@ -88,14 +88,19 @@ class Tracks:
     next_id: int = 1
     known: tuple[Track, ...] = ()
 
-    def expected(self, seconds: float, *, hidden: bool = True) -> Floats:
+    @property
+    def smallest(self) -> float:
+        """The longer side of the smallest face that was seen in the last frame, or infinity."""
+        sides = [max(t.right - t.left, t.bottom - t.top) for t in self.known if not t.hidden]
+        return min(sides, default=math.inf)
+
+    def expected(self, seconds: float) -> Floats:
         """(K, 4): where, at ``seconds``, it is worth looking for the known faces.
 
         A hidden one is looked for unless one that is seen would cover it, or it was seen on one
-        frame alone and not on the next two; without ``hidden`` none is.
+        frame alone and not on the next two.
         """
-        places = self._expected(seconds)
-        return _as_array([box for track, box in places if hidden or not track.hidden])
+        return _as_array([box for _, box in self._expected(seconds)])
 
     def missing(self, ids: npt.NDArray[np.int64], seconds: float) -> Floats:
         """(L, 4): of the expected, those that have none of ``ids`` and are worth a search now.

