@@ -411,7 +411,7 @@ def test_with_the_real_models_batches_and_workers_make_no_difference_either(halv
 
 
 def remembered(state: bytes) -> dict[str, Any]:
-    """Without the thumbnail and the motion, which differ by a level with the size that was there."""
+    """Without the thumbnail and the motion, which may differ by a level."""
     content: dict[str, Any] = json.loads(state)
     del content["schedule"][3], content["schedule"][0]
     return content
