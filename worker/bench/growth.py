@@ -15,7 +15,9 @@ from worker.config import WorkerSettings
 from worker.errors import MienError
 
 MANY_FEEDS = 16
-CROWD_FRAMES = 64
+PROBE_FRAMES = 320
+CROWD_FRAMES, CROWD_STREAM_FRAMES = 64, 320
+"""Pictures of a crowd, and how many the stream repeats them to."""
 HELD_FEEDS, HELD_FRAMES = 50, 6
 """Feeds, and the frames of each that wait for the worker."""
 _PACED_S = 8.0
@@ -32,10 +34,12 @@ def growth(clip: Clip, settings: WorkerSettings, *, rounds: int, say: Say) -> Gr
     conditions = Conditions(settings)
     threads = settings.threads
     say("finding a rate that the worker keeps")
-    probe = filled(clip, DEFAULT, threads=threads)
+    probe = filled(clip.lasting(PROBE_FRAMES), DEFAULT, threads=threads)
     many_feeds = _feeds(clip, rate(probe.events) / 2, threads, rounds, say)
     size, count = (clip.width, clip.height), min(CROWD_FRAMES, len(clip.jpegs))
-    few, many = crowd(1, size, count), crowd(MOST_FACES, size, count)
+    few, many = (
+        crowd(faces, size, count).lasting(CROWD_STREAM_FRAMES) for faces in (1, MOST_FACES)
+    )
     many_faces = [
         _faces("full", few, many, FULL, threads, rounds, say),
         _faces("default", few, many, DEFAULT, threads, rounds, say),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -34,6 +34,14 @@ class Clip:
     jpegs: tuple[bytes, ...]
     seconds: tuple[float, ...]
     """When each is shown, from the first one's time on."""
+
+    def lasting(self, frames: int) -> Clip:
+        """The clip over and over, whole each time, until it has so many frames at least."""
+        times = max(1, -(-frames // len(self.jpegs)))
+        # From the last frame to the first one of the next time as long as between two, on average.
+        lap_s = self.seconds[-1] * len(self.jpegs) / max(1, len(self.jpegs) - 1) or 1.0
+        seconds = tuple(lap * lap_s + at for lap in range(times) for at in self.seconds)
+        return replace(self, jpegs=times * self.jpegs, seconds=seconds)
 
     def write(self, folder: Path) -> None:
         """As files whose names sort in the frames' order, for another process."""

@@ -145,6 +145,8 @@ class SizeResult(_Record):
     width: int
     height: int
     frames: int
+    stream_frames: int
+    """In the streams of (c) and (d), which repeat the clip's."""
     jpeg_bytes: int
     """Of a frame, on average."""
     decode: Decode

@@ -76,7 +76,8 @@ def _comparison(report: Comparison) -> Iterator[RenderableType]:
 def _rates(size: SizeResult, rounds: int) -> Table:
     table = _table(
         f"{size.source}, {size.width}x{size.height}, {size.frames} frames of "
-        f"{size.jpeg_bytes / 1000:.0f} kB, rounds {rounds}, interleaved",
+        f"{size.jpeg_bytes / 1000:.0f} kB ({size.stream_frames} in a stream), rounds {rounds}, "
+        "interleaved",
         "loop",
         "frames/s",
         "CPU s / 1000 frames",

@@ -16,20 +16,23 @@ from worker.bench.report import Capacity, Comparison, Growth
 from worker.bench.show import shown
 from worker.errors import SettingsError
 
-SHORT = ("--size", "160x90", "--frames", "200", "--rounds", "1", "--threads", "1", "--json")
+SHORT = ("--size", "160x90", "--frames", "20", "--rounds", "1", "--threads", "1", "--json")
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Less of everything that takes time, and the handler of SIGTERM as it was."""
     monkeypatch.setattr(compare, "_LATENCY_S", 0.5)
+    monkeypatch.setattr(compare, "_STREAM_FRAMES", 200)
     monkeypatch.setattr(stream, "_WARM_UP_S", 0.2)
     monkeypatch.setattr(compare, "_TRIED_FRAMES", 2)
     monkeypatch.setattr(capacity, "MOST_FEEDS", 1)
     monkeypatch.setattr(growth, "_PACED_S", 1.0)
     monkeypatch.setattr(growth, "MANY_FEEDS", 2)
     monkeypatch.setattr(growth, "HELD_FEEDS", 4)
-    monkeypatch.setattr(growth, "CROWD_FRAMES", 64)
+    monkeypatch.setattr(growth, "PROBE_FRAMES", 200)
+    monkeypatch.setattr(growth, "CROWD_FRAMES", 16)
+    monkeypatch.setattr(growth, "CROWD_STREAM_FRAMES", 96)
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
@@ -51,7 +54,8 @@ def text(report) -> str:
 def test_the_comparison_without_the_naive_loop():
     report = Comparison.model_validate_json(bench(*SHORT))
     (size,) = report.sizes
-    assert (size.width, size.height, size.frames) == (160, 90, 200)
+    assert (size.width, size.height, size.frames) == (160, 90, 20)
+    assert size.stream_frames == 200
     assert size.naive is None
     assert set(size.ratios) == {"default/decode", "default/full"}
     assert [(one.of, one.reference) for one in size.agreement] == [("default", "full")]

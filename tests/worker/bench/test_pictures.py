@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from worker.bench.pictures import MOST_FACES, crowd, fitted, load_clip, size_of
+from worker.bench.pictures import MOST_FACES, Clip, crowd, fitted, load_clip, size_of
 from worker.detect.mtcnn import load_detector
 from worker.errors import SettingsError, SourceError
 
@@ -65,3 +65,13 @@ def test_a_clip_is_written_in_the_order_of_its_frames(tmp_path):
     clip = load_clip(None, (64, 48), 12)
     clip.write(tmp_path)
     assert tuple(path.read_bytes() for path in sorted(tmp_path.iterdir())) == clip.jpegs
+
+
+def test_a_clip_that_lasts_is_itself_over_and_over():
+    clip = Clip("c", 4, 3, (b"a", b"b", b"c"), (0.0, 0.1, 0.2))
+    longer = clip.lasting(5)
+    assert longer.jpegs == (b"a", b"b", b"c") * 2
+    assert longer.seconds == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert clip.lasting(3) == clip
+    assert len(clip.lasting(1).jpegs) == 3, "it is never cut"
+    assert Clip("c", 4, 3, (b"a",), (0.0,)).lasting(2).seconds == (0.0, 1.0)
