@@ -30,6 +30,8 @@ _GLANCE_S = 0.002
 _TRUST_S = 0.5
 _ACTIVE_S = 1.0
 """A feed that had frames within so long may have one at any moment: room is left for it."""
+_COMPANY_S = 30.0
+"""While another feed had any within so long, a batch is shorter, as its next frame would wait."""
 _REST_S = 1.0
 """How long a feed is left alone after the server has refused a command on its keys."""
 
@@ -154,7 +156,7 @@ class Reader:
         self._active = {
             token: seen
             for token, seen in self._active.items()
-            if token in tokens and now - seen < _ACTIVE_S
+            if token in tokens and now - seen < _COMPANY_S
         }
         feeds = [lease.feed for lease in leases]
         first = feeds.index(self._last_served) + 1 if self._last_served in feeds else 0
@@ -181,12 +183,17 @@ class Reader:
 
     def _read_new(self, leases: list[Lease], hand: Look) -> list[Delivery]:
         """What there is room for of new frames, in equal shares of the feeds with any."""
-        room, ready = hand.room, hand.ready
-        if room <= 0:
+        ready, taken = hand.ready, hand.ready.total()
+        most, share = self._shares()
+        if hand.room <= 0:
             return []
-        below = [lease for lease in leases if ready[lease.token] < self._share()]
+        if taken >= most:
+            self._hands.hurry()
+            return []
+        below = [lease for lease in leases if ready[lease.token] < share]
         waiting = self._waiting(below, hand.unsettled)
-        share = self._share()  # with those that have just become active
+        most, share = self._shares()  # with those that have just become active
+        room = max(0, min(hand.room, most - taken))
         hungry = [
             (min(number, share - ready[lease.token]), lease)
             for number, lease in waiting
@@ -215,14 +222,16 @@ class Reader:
                     self._bell.doubt([key])
         return [delivery for found in replies for delivery in found or []]
 
-    def _share(self) -> int:
-        """How much of a batch each of the feeds may have that had frames just now.
+    def _shares(self) -> tuple[int, int]:
+        """How many frames a batch may have, and each of the feeds of it that had any just now.
 
-        Several have half of it: what comes of one while the others' batch is worked on waits for
-        that, and the longer the batch the longer.
+        Several feeds have half a batch, or a frame each: what comes of one while the others' batch
+        is worked on waits for that, and the longer the batch the longer.
         """
-        feeds = len(self._active)
-        return self._hands.size if feeds < 2 else -(-self._hands.size // (2 * feeds))
+        size, now = self._hands.size, time.monotonic()
+        feeds = sum(now - seen < _ACTIVE_S for seen in self._active.values())
+        most = size if len(self._active) < 2 else min(size, max(-(-size // 2), feeds))
+        return most, -(-most // max(1, feeds))
 
     def _waiting(self, leases: list[Lease], unsettled: Counter[str]) -> list[tuple[int, Lease]]:
         """How many frames nobody has read, for each feed that has any and is to be read.

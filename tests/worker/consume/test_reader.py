@@ -105,6 +105,36 @@ def test_room_is_left_for_feeds_that_had_frames_just_now(
     assert Counter(delivery.feed for delivery in third) == {"a": 1, "flood": 1}
 
 
+def test_batches_stay_short_beside_a_feed_that_has_frames_now_and_then(
+    server: Server, leases: Leases, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.consume.reader._ACTIVE_S", 0.05)
+    push_frames(server, "rare", 1)
+    push_frames(server, "flood", 64)
+    own(leases, "rare", "flood")
+    reading = read(size=16)
+    reading.settle(reading.batch())
+    time.sleep(0.1)
+    alone = [reading.batch() for _ in range(2)]
+    assert [delivery.feed for delivery in alone[0]] == ["flood"] * 8, "all of half a batch"
+    monkeypatch.setattr("worker.consume.reader._COMPANY_S", 0.1)
+    time.sleep(0.1)
+    reading.settle([delivery for batch in alone for delivery in batch])
+    reading.batch()
+    assert len(reading.batch()) == 16
+
+
+def test_a_batch_that_nobody_may_add_to_does_not_wait(
+    server: Server, leases: Leases, read: Read
+) -> None:
+    for name in ("a", "b"):
+        push_frames(server, name, 4)
+    own(leases, "a", "b")
+    began = time.monotonic()
+    assert len(read(size=16, wait_s=20.0).batch()) == 8
+    assert time.monotonic() - began < 10
+
+
 def test_no_more_is_read_than_a_batch_takes(server: Server, leases: Leases, read: Read) -> None:
     names = [f"feed-{i}" for i in range(20)]
     for name in names:
