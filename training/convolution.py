@@ -76,17 +76,19 @@ class _Three(torch.autograd.Function):
         return (_patches(rows) @ by_place).view(n, height, width, -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         out, channels = weight.shape[:2]
         gradient = gradients[0].contiguous()
-        of_rows = None
+        of_rows = of_weight = None
         if ctx.needs_input_grad[0]:
             # A pixel gave to each of its neighbours by the weight of the opposite place.
             by_place = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(9 * out, channels)
             of_rows = (_patches(gradient) @ by_place).view(rows.shape)
-        of_weight = gradient.view(-1, out).t() @ _patches(rows)
-        return of_rows, of_weight.view(out, 3, 3, channels).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[1]:
+            by_place = gradient.view(-1, out).t() @ _patches(rows)
+            of_weight = by_place.view(out, 3, 3, channels).permute(0, 3, 1, 2)
+        return of_rows, of_weight
 
 
 def _patches(rows: Tensor) -> Tensor:

@@ -101,3 +101,11 @@ def test_large_pictures_are_left_to_the_library() -> None:
     (want, wanted), (got, gradients) = _run(plain, pictures), _run(quick, pictures)
     assert torch.equal(got, want)
     assert all(map(torch.equal, gradients, wanted))
+
+
+def test_frozen_weights_have_no_gradient_and_pass_it_on() -> None:
+    convolution = nn.Conv2d(64, 64, 3, padding=1, bias=False).requires_grad_(False)
+    pictures = torch.linspace(-1, 1, 2 * 64 * 16).view(2, 64, 4, 4)
+    (_, expected), (_, found) = (_run(one, pictures) for one in _pair(convolution))
+    assert found[1] is expected[1] is None
+    torch.testing.assert_close(found[0], expected[0], rtol=0.02, atol=0.02)

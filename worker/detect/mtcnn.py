@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from worker.detect.boxes import CELL
 from worker.detect.cascade import Cascade
+from worker.detect.nms import nms_operator
 from worker.detect.ongraph import GraphDetector, check_pictures, load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.detect.resample import AreaSampler, Sampler, TableMemory
@@ -106,6 +107,7 @@ def load_detector(
             engine_cache=engine_cache,
             folder=folder / "graphs",
         )
+    nms_operator()  # so that what is wrong with it is told now
     digest = hashlib.sha256("".join(network.digest for network in networks).encode()).hexdigest()
     pnet, rnet, onet = (network.session for network in networks)
     cascade = Cascade(

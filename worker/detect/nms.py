@@ -16,6 +16,9 @@ Ints = npt.NDArray[np.int64]
 
 _LEAST = np.array([np.finfo(np.float32).min])
 
+_SCORES_AT_ONCE = 4_000_000
+"""The operator wants a score of each box for each group: so many in one call, 16 MB."""
+
 
 def nms_by_group(boxes: Floats, scores: Floats, groups: Ints, threshold: float) -> Ints:
     """Indices of the boxes (K, 4) that stay, group by group, each best score first.
@@ -28,6 +31,13 @@ def nms_by_group(boxes: Floats, scores: Floats, groups: Ints, threshold: float) 
     if not len(boxes):
         return np.zeros(0, np.int64)
     names, which = np.unique(groups, return_inverse=True)
+    if len(names) > 1 and len(names) * len(boxes) > _SCORES_AT_ONCE:
+        middle = len(names) // 2
+        parts = np.flatnonzero(which < middle), np.flatnonzero(which >= middle)
+        kept = [
+            some[nms_by_group(boxes[some], scores[some], which[some], threshold)] for some in parts
+        ]
+        return np.concatenate(kept)
     by_group = np.full((1, len(names), len(boxes)), -np.inf, np.float32)
     by_group[0, which, np.arange(len(boxes))] = scores
     inputs = {
@@ -37,8 +47,8 @@ def nms_by_group(boxes: Floats, scores: Floats, groups: Ints, threshold: float) 
         "overlap": np.array([threshold], np.float32),
         "least": _LEAST,
     }
-    kept: Ints = _operator().run(None, inputs)[0][:, 2]
-    return kept
+    found: Ints = nms_operator().run(None, inputs)[0][:, 2]
+    return found
 
 
 def nms_of_smaller(boxes: Floats, scores: Floats, threshold: float) -> Ints:
@@ -77,7 +87,12 @@ def covered(
 
 
 @cache
-def _operator() -> ort.InferenceSession:
+def nms_operator() -> ort.InferenceSession:
+    """The operator, opened once in a process.
+
+    Raises:
+        ModelError: its file is missing or corrupt.
+    """
     return open_network(Path(__file__).with_name("nms.onnx"), provider="cpu").session
 
 

@@ -351,6 +351,15 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
     assert (faces.landmarks[0, :, 0] > 200).all()
 
 
+def test_a_broken_suppression_is_told_when_the_detector_is_opened(monkeypatch):
+    def broken():
+        raise ModelError("nms.onnx is not there")
+
+    monkeypatch.setattr(mtcnn, "nms_operator", broken)
+    with pytest.raises(ModelError, match=r"nms\.onnx is not there"):
+        load_detector(provider="cpu")
+
+
 # Glances at large faces
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import worker.detect.nms as suppression
 from worker.detect.nms import nms_by_group, nms_of_smaller
 
 
@@ -87,3 +88,24 @@ def test_boxes_without_area_are_harmless():
 def test_the_smaller_of_boxes_without_area_is_harmless():
     boxes = np.array([[5, 5, 4, 4], [5, 5, 4, 4], [0, 0, 10, 10]], np.float32)
     assert sorted(nms_of_smaller(boxes, np.array([0.9, 0.8, 0.7], np.float32), 0.5)) == [0, 1, 2]
+
+
+def test_many_groups_go_in_several_calls_with_the_same_result(monkeypatch):
+    rng = np.random.default_rng(5)
+    corner = rng.uniform(0, 40, (300, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 30, (300, 2))], 1).astype(np.float32)
+    scores, groups = rng.uniform(0, 1, 300).astype(np.float32), rng.integers(0, 9, 300) * 7
+    whole = nms_by_group(boxes, scores, groups, 0.4)
+    sizes = []
+    operator = suppression.nms_operator()
+
+    class Counted:
+        def run(self, _, inputs):
+            sizes.append(inputs["scores"].size)
+            return operator.run(None, inputs)
+
+    monkeypatch.setattr(suppression, "nms_operator", Counted)
+    monkeypatch.setattr(suppression, "_SCORES_AT_ONCE", 400)
+    np.testing.assert_array_equal(nms_by_group(boxes, scores, groups, 0.4), whole)
+    assert 9 >= len(sizes) > 3
+    assert max(sizes) <= 400
