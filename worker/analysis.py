@@ -15,7 +15,7 @@ from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
-from worker.emotion.align import crop_faces
+from worker.emotion.align import CHANNELS, crop_faces
 from worker.emotion.classifier import Classifier, load_classifier
 from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
@@ -158,6 +158,9 @@ class Analyst:
         Args:
             shots: those of one feed stand in their order, here and from batch to batch.
             busy: the share of its time that the worker works, 0 to 1.
+
+        Raises:
+            EntryError: a picture cannot be decoded; so in the second step.
         """
         memories = _memories(shots)
         views = [
@@ -246,7 +249,10 @@ class Analyst:
     def _crop(self, picture: FramePicture, faces: Detections) -> Image:
         """(N, size, size, channels): the faces of one picture as the classifier takes them."""
         model = self._classifier
-        scale = picture.scale_for(smallest(faces.boxes))
+        if not len(faces):
+            return np.zeros((0, model.size, model.size, CHANNELS[model.colour]), np.uint8)
+        # Where half has the pixels, it changes the answer as little as a box moved by one.
+        scale = picture.scale_for(smallest(faces.boxes), model.size / (1 + model.margin))
         return crop_faces(
             picture.at(scale), faces.boxes / scale,
             size=model.size, margin=model.margin, colour=model.colour,

@@ -14,7 +14,7 @@ from worker.consume.opening import Opened, Unfit
 from worker.detect.find import Look
 from worker.errors import EntryError, ServerError, ServerUnavailable
 from worker.metrics import UNCERTAIN
-from worker.picture import NETWORKS_SIDE, Scale
+from worker.picture import FOLLOWED_SIDE, Scale
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
 from worker.wire.codec import encode_event, frame_header
@@ -76,7 +76,7 @@ class Outcomes:
     def scale_for(self, lease: Lease) -> Scale:
         """The scale at which the feed's next pictures are probably needed. For any thread."""
         _, memory = self._memories.get(lease.token, (0, None))
-        return 1 if memory and memory.tracks.smallest < 2 * NETWORKS_SIDE else 2
+        return 1 if memory and memory.tracks.smallest < 2 * FOLLOWED_SIDE else 2
 
     def keep(self, leases: Collection[Lease]) -> None:
         """Keep what is remembered of these feeds, and of no others."""
@@ -117,7 +117,7 @@ class Outcomes:
         return outcomes
 
     def _failed(self, one: Opened, error: Exception) -> Outcome:
-        """What becomes of a frame on which the models failed, alone.
+        """What becomes of a frame that failed alone.
 
         Raises:
             ModelError: they fail on others as well.

@@ -19,15 +19,15 @@ from worker.records import Image
 Scale = Literal[1, 2]
 """By how much a picture's sides are shrunk."""
 
-NETWORKS_SIDE = 48
-"""Side of a face, in pixels, as the O-Net and the classifier take it: more would be shrunk."""
+FOLLOWED_SIDE = 48
+"""Side of a face, in pixels, as the network takes it that follows faces: more would be shrunk."""
 
 
 class FramePicture:
     """A picture, whole and at half its size; each is made when it is first asked for.
 
     Which one serves which faces goes by the frame and the faces alone, never by what happens to be
-    there already: the same frames give the same faces.
+    there already. Only what is asked of the whole scene (:meth:`samples`) takes what is there.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class FramePicture:
             self._at[scale] = self._decode(scale) if self._decode else _halved(self._at[1])
         return self._at[scale]
 
-    def scale_for(self, side: float, needed: float = NETWORKS_SIDE) -> Scale:
+    def scale_for(self, side: float, needed: float = FOLLOWED_SIDE) -> Scale:
         """The scale at which faces of at least this side have as many pixels as are needed."""
         return 2 if self.reducible and side >= 2 * needed else 1
 
@@ -93,19 +93,17 @@ class FramePicture:
         """Green, in a regular pattern of as many pixels of half the picture, or a few more.
 
         All of them where it has less. Of a whole picture that is there it is the mean of the four
-        pixels that are one of half's: within a level the same.
+        pixels that are one of half's, which a JPEG's half is but for a level or two.
         """
         image = self.there if self.reducible else self.whole
-        pixel = (
-            2 if image.shape[:2] == (self.height, self.width) and min(image.shape[:2]) > 1 else 1
-        )
-        height, width = (side // pixel for side in image.shape[:2])
+        # A last line or column of a side that is odd is left out; a single one is its own half.
+        height, width = (max(1, side // 2) for side in (self.height, self.width))
         step = max(1, min(height // rows, width // columns))
-        first, stride = pixel * (step // 2), pixel * step
-        if pixel == 1:
-            return np.ascontiguousarray(image[first::stride, first::stride, 1])
+        first = step // 2
+        if min(self.height, self.width) < 2 or image.shape[0] < self.height:
+            return np.ascontiguousarray(image[first:height:step, first:width:step, 1])
         parts = [
-            image[first + y : 2 * height : stride, first + x : 2 * width : stride, 1]
+            image[2 * first + y : 2 * height : 2 * step, 2 * first + x : 2 * width : 2 * step, 1]
             for y in (0, 1)
             for x in (0, 1)
         ]

@@ -38,7 +38,7 @@ class Detected:
     work_s: float
     """How long detection took."""
     decode_s: float
-    """How long its pictures were decoded, all together."""
+    """How long its pictures were decoded before it, all together."""
     pixels: Counter[str]
     """How much of it is each feed's."""
 
@@ -48,7 +48,7 @@ Hands = InHand[Opened | Unfit, Detected, Outcome]
 _TURN_S = 1.0
 """So often at the least each thread comes round, whatever the others do."""
 _PIXELS_AHEAD = 16_000_000
-"""Decoded for the next batch: 48 MB, five pictures of 2048x1536."""
+"""Decoded for the next batch, if all of them are whole: 48 MB, five pictures of 2048x1536."""
 _TRIM_EVERY_S = 60.0
 
 

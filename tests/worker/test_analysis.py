@@ -135,6 +135,14 @@ class Moody(Calm):
         return np.array([[share, 1 - share] for share in said], np.float32).reshape(-1, 2)
 
 
+class Fine(Calm):
+    """Takes crops of another size."""
+
+    def __init__(self, size: int, margin: float) -> None:
+        self.size, self.margin = size, margin
+        self.info = ModelInfo("fine", "1", "f" * 16)
+
+
 class Shaky(Calm):
     fails = False
 
@@ -415,3 +423,26 @@ def remembered(state: bytes) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(state)
     del content["schedule"][3], content["schedule"][0]
     return content
+
+
+@pytest.mark.parametrize(
+    ("size", "margin", "second"),
+    [(48, 0.0, [2]), (61, 0.0, [2, 1]), (61, 0.1, [2]), (58, -0.1, [2, 1])],
+)
+def test_crops_are_cut_from_half_where_it_has_the_models_pixels(
+    size: int, margin: float, second: list[int]
+) -> None:
+    image = np.zeros((720, 1280, 3), np.uint8)
+    image[100:220, 200:320] = 255
+    pictures, made = zip(*(reducible(image) for _ in range(2)), strict=True)
+    events, _ = analysed(analyst(Fine(size, margin)), pictures)
+    assert [len(event.faces) for event in events] == [1, 1]
+    assert list(made) == [[2, 1], second]
+
+
+def test_without_a_face_nothing_is_decoded_for_one() -> None:
+    picture, made = reducible(np.zeros((720, 1280, 3), np.uint8))
+    picture.at(1)
+    (event,), _ = analysed(analyst(), [picture])
+    assert not event.faces
+    assert made == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import cast
 
@@ -21,10 +22,10 @@ from worker.detect.find import Look
 from worker.detect.track import Tracks
 from worker.errors import EntryError, ModelError
 from worker.outcomes import Outcomes
-from worker.picture import FramePicture
+from worker.picture import FramePicture, Scale
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
-from worker.records import Detections, Encoding, Frame, FrameEvent, ModelInfo
+from worker.records import Detections, Encoding, Frame, FrameEvent, Image, ModelInfo
 from worker.wire.codec import time_of_id
 from worker.wire.keys import FeedKeys
 from worker.wire.registry import FeedSettings
@@ -204,18 +205,30 @@ def test_nothing_is_kept_of_other_feeds(outcomes: Outcomes, models: Models) -> N
     assert first_b is not second_b
 
 
+@pytest.mark.parametrize("step", ["detect", "analyse"])
 def test_a_picture_that_turns_out_to_be_broken_is_a_dead_letter_of_its_own(
-    outcomes: Outcomes, models: Models, monkeypatch: pytest.MonkeyPatch
+    outcomes: Outcomes, models: Models, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """At half its size it could be decoded. The models are not to blame, and not tried."""
+    work = getattr(models, step)
 
-    def analyse(shots: Sequence[Shot], looks: Sequence[Look]) -> None:
+    def decode(scale: Scale) -> Image:
         raise EntryError("corrupt", "the JPEG picture cannot be decoded")
 
-    monkeypatch.setattr(models, "analyse", analyse)
+    def look_closely(shots: Sequence[Shot], *more: object, **options: object) -> object:
+        for shot in shots:
+            assert shot.picture.whole.shape
+        return work(shots, *more, **options)
+
+    monkeypatch.setattr(models, step, look_closely)
     models.broken = True
-    (outcome,) = both_steps(outcomes, [opened(delivery_of("a", 1))])
-    assert (outcome.kind, outcome.reason) == ("dead", "corrupt")
+    batch = [opened(delivery_of("a", number)) for number in (1, 2, 3)]
+    batch[1] = replace(batch[1], picture=FramePicture(48, 64, decode=decode))
+    with capture_logs():
+        found = both_steps(outcomes, batch)
+    assert [(one.kind, one.reason) for one in found] == [
+        ("published", ""), ("dead", "corrupt"), ("published", "")
+    ]  # fmt: skip
 
 
 def test_a_feed_with_small_faces_needs_its_pictures_whole(

@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.doubles import OneFace, Running, running_worker
 from tests.feeds import frame_of, jpeg, push_frames, wait_until
 from worker import outcomes, pipeline
+from worker.capture.encode import encode_jpeg
+from worker.capture.writer import Writer
 from worker.consume import images, opening
-from worker.picture import FramePicture
+from worker.detect.mtcnn import load_detector
+from worker.picture import FramePicture, Scale
 from worker.publish import settle as settling
 from worker.publish.settle import Outcome, Settled
 from worker.records import Frame, Image
+from worker.sample.portrait import portrait_with_face
 from worker.subscribe.events import events
 from worker.wire import frame_pb2
 from worker.wire.books import read_books
@@ -333,3 +338,31 @@ def test_a_stage_that_dies_ends_the_worker_and_loses_nothing(
     with running_worker(server_url, OneFace(), batch_size=4):
         wait_until(lambda: read_books(server, feed).published == 20)
     assert sequences(server_url, feed) == list(range(20))
+
+
+def test_large_pictures_are_mostly_analysed_at_half_their_size(
+    server: Server, server_url: str, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, scales = images._decode_jpeg, list[Scale]()
+
+    def counted(data: bytes, scale: Scale) -> Image:
+        scales.append(scale)
+        return decode(data, scale)
+
+    monkeypatch.setattr(images, "_decode_jpeg", counted)
+    picture = np.full((720, 1280, 3), 110, np.uint8)
+    portrait = portrait_with_face(200)[:720]
+    picture[: portrait.shape[0], 300 : 300 + portrait.shape[1]] = portrait
+    content = encode_jpeg(picture)
+    writer = Writer(server, feed, stop=threading.Event(), policy="lossless", depth=20)
+    with running_worker(server_url, load_detector(), detect_every=8):
+        for number in range(16):
+            assert writer.push(frame_of(writer, number, content)).status == "accepted"
+        wait_until(lambda: read_books(server, feed).published == 16)
+    found = list(events(feed, redis=server_url, since="start", follow=False))
+    assert [(event.width, event.height) for event in found] == [(1280, 720)] * 16
+    boxes = np.array([[face.box for face in event.faces] for event in found])
+    assert boxes.shape == (16, 1, 4)
+    assert np.abs(boxes - boxes[0]).max() < 12
+    assert [face.source for event in found for face in event.faces].count("tracked") == 14
+    assert (scales.count(1), scales.count(2)) == (2, 16)

@@ -30,7 +30,12 @@ def bench(
             "(1280x720 with --feeds and --growth), a video's own size."
         ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=16, max=10_000, help="At most so many.")] = 300,
+    frames: Annotated[
+        int,
+        typer.Option(
+            min=16, max=10_000, help="At most so many, shown again until a stream has 1,000."
+        ),
+    ] = 300,
     rounds: Annotated[
         int, typer.Option(min=1, max=100, help="Interleaved; medians are shown.")
     ] = 3,

@@ -72,7 +72,7 @@ def rate(found: Sequence[FrameEvent]) -> float:
     """Frames a second through a stream that was filled beforehand, by the server's clock.
 
     From the end of the batch in which the warm-up ends to the last event. The worker may have begun
-    on later frames by then, and runs dry at the end: over a thousand frames neither shows.
+    on later frames by then, and runs dry at the end: over hundreds of frames neither shows.
 
     Raises:
         MienError: there are too few events.

@@ -16,6 +16,7 @@ from worker.errors import MienError
 
 MANY_FEEDS = 16
 PROBE_FRAMES = 320
+"""In the stream by which a rate is found that the worker keeps."""
 CROWD_FRAMES, CROWD_STREAM_FRAMES = 64, 320
 """Pictures of a crowd, and how many the stream repeats them to."""
 HELD_FEEDS, HELD_FRAMES = 50, 6

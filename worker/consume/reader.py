@@ -31,7 +31,7 @@ _TRUST_S = 0.5
 _ACTIVE_S = 1.0
 """A feed that had frames within so long may have one at any moment: room is left for it."""
 _COMPANY_S = 30.0
-"""While another feed had any within so long, a batch is shorter, as its next frame would wait."""
+"""While a second feed had frames within so long, batches are shorter: its next one would wait."""
 _REST_S = 1.0
 """How long a feed is left alone after the server has refused a command on its keys."""
 
@@ -85,7 +85,8 @@ class Reader:
 
         A feed has no more of a batch than its share among the feeds of the last second, whether the
         others' frames are there or not: they may come while the batch before is worked on, and
-        would wait for all of the next one.
+        would wait for all of the next one. For that reason batches are shorter, too, while another
+        feed had frames lately.
 
         A frame that was in hand before comes alone, so that no other shares its fate: when nothing
         else is in hand, and nothing else is read until it is settled. It does so by turns with new
@@ -223,7 +224,7 @@ class Reader:
         return [delivery for found in replies for delivery in found or []]
 
     def _shares(self) -> tuple[int, int]:
-        """How many frames a batch may have, and each of the feeds of it that had any just now.
+        """How many frames a batch may have; and how many of them a feed that had any just now.
 
         Several feeds have half a batch, or a frame each: what comes of one while the others' batch
         is worked on waits for that, and the longer the batch the longer.

@@ -129,7 +129,8 @@ class Finder:
         """End the search that ``detect`` began: follow the known faces in the other views.
 
         One that is lost sight of is searched for around where it should be, at once and, more and
-        more rarely, while its track waits. Where many are, the whole picture is searched.
+        more rarely, while its track waits; one seen only once, on two frames. Where many are lost,
+        the whole picture is searched.
 
         Args:
             looks: what ``detect`` gave; they stay as they are.
@@ -175,6 +176,7 @@ class Finder:
         for look in wave:
             known, seconds = tracks[look.view.feed], look.view.seconds
             if len(boxes := known.expected(seconds)):
+                # Those lost, too, are looked for at that scale, and around their places at theirs.
                 scale = look.view.picture.scale_for(known.smallest)
                 some.append((look, boxes if scale == 1 else halved(boxes), scale))
         if some:

@@ -34,7 +34,7 @@ _COVERED = 0.5
 """Part of a hidden track's box from which a face in front hides it: nothing to look for there."""
 
 _UNCONFIRMED_LOOKS = 2
-"""On so many frames a face is looked for that was seen on one alone: most such were none."""
+"""On so many frames a face is looked for that was seen at one time alone: most such were none."""
 
 _MAX_DISTANCE = 1.0
 """Distance of centres, in mean sides, up to which a face may continue a track by nearness."""
@@ -90,15 +90,18 @@ class Tracks:
 
     @property
     def smallest(self) -> float:
-        """The longer side of the smallest face that was seen in the last frame, or infinity."""
+        """The longer side of the smallest face, of those that were seen in the last frame.
+
+        Infinite if none was: those that are lost are no reason to look more closely.
+        """
         sides = [max(t.right - t.left, t.bottom - t.top) for t in self.known if not t.hidden]
         return min(sides, default=math.inf)
 
     def expected(self, seconds: float) -> Floats:
         """(K, 4): where, at ``seconds``, it is worth looking for the known faces.
 
-        A hidden one is looked for unless one that is seen would cover it, or it was seen on one
-        frame alone and not on the next two.
+        A hidden one is looked for unless one that is seen would cover it, or it was seen at one
+        time alone and not on the next two frames.
         """
         return _as_array([box for _, box in self._expected(seconds)])
 
@@ -194,7 +197,7 @@ class Tracks:
 
 
 def _given_up(track: Track) -> bool:
-    """Until full detection finds it again."""
+    """No more looked for, until it is found otherwise."""
     return track.born == track.seen and track.hidden >= _UNCONFIRMED_LOOKS
 
 

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.feeds import wait_until
+from tests.pictures import reducible
 from worker.consume.leases import Lease
 from worker.detect.mtcnn import load_detector
 from worker.picture import FramePicture
@@ -192,3 +193,20 @@ def test_a_picture_that_is_small_already_is_not_touched() -> None:
     assert preview_of(FramePicture.of(small), [face], blurred=True).shape == small.shape
     assert (small == before).all()
     assert preview_of(FramePicture.of(picture(1, 1)), [], blurred=True).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(("size", "made"), [((720, 1280), [2]), ((1000, 600), [1])])
+def test_a_preview_is_made_of_half_where_that_is_enough(
+    size: tuple[int, int], made: list[int]
+) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    image[:, : size[1] // 2] = 200
+    large, sizes = reducible(image)
+    face = Face(1, (0, 0, size[1] / 4, size[0] / 4), 1.0, (), {}, "")
+    for blurred in (False, True):
+        small = preview_of(large, [face], blurred=blurred)
+        assert small.shape[1] == WIDTH
+        np.testing.assert_allclose(
+            small, preview_of(FramePicture.of(image), [face], blurred=blurred), atol=4
+        )
+    assert sizes == made
