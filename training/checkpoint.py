@@ -53,7 +53,8 @@ def load_checkpoint(
 
     ``label_set`` chooses one of its heads, None the one that it was trained for. The facts:
     ``recipe``, ``config_digest``, ``seed``, ``epoch``, ``label_set``, ``history`` (a row of figures
-    an epoch), ``data_digest``, ``pretrained`` (where its first weights were from).
+    an epoch), ``data_digest``, ``pretrained`` (where its first weights were from), ``teachers``
+    (digests of the models that it learned from).
 
     Raises:
         ModelError: the file is missing, is no such checkpoint, or has no such head.
@@ -82,6 +83,7 @@ def load_checkpoint(
         "history": content.get("history", []),
         "data_digest": settings["data_digest"],
         "pretrained": settings["pretrained"],
+        "teachers": settings.get("teachers", "").split(),
     }
     return Predictor(network, wanted, recipe.augmentation.crop, temperature=1.0).eval(), facts
 

@@ -91,6 +91,7 @@ def test_a_run_tells_its_epochs_and_leaves_its_checkpoints(
     assert facts["config_digest"] == RECIPE.digest()
     assert facts["data_digest"] == tiny.digest()
     assert facts["pretrained"] == "none"
+    assert facts["teachers"] == []
     assert facts["seed"] == 3
     # The best epoch's file has the figures of all epochs, and is the best of them.
     assert [row["epoch"] for row in facts["history"]] == [1, 2, 3, 4]

@@ -40,6 +40,8 @@ class ModelFacts:
     epoch: int | None
     """The one that was chosen, from 1."""
     pretrained: str | None
+    teachers: list[str] | None
+    """Digests of the models that it learned from."""
     recipe: dict[str, Any]
     history: list[dict[str, Any]]
     """An entry an epoch: epoch, train_loss, public_loss, public_accuracy."""
@@ -86,6 +88,7 @@ def read_facts(classifier: Classifier) -> ModelFacts:
         seed=training.get("seed", recipe.get("seed")),
         epoch=training.get("epoch"),
         pretrained=training.get("pretrained"),
+        teachers=training.get("teachers"),
         recipe=recipe,
         history=training.get("history", []),
     )

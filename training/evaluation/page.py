@@ -189,6 +189,10 @@ none.</p>
 <ul class="faces">{cards}</ul>"""
 
 
+def _teachers(digests: Sequence[str] | None) -> str | None:
+    return None if digests is None else ", ".join(digests) or "none"
+
+
 def _facts(report: Mapping[str, Any]) -> str:
     model = report["model"]
     facts = {
@@ -200,6 +204,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "crop margin": f"{model['margin']:+.2f}",
         "temperature": f"{model['temperature']:.4f}",
         "weights before training": model["pretrained"],
+        "teachers": _teachers(model.get("teachers")),
         "seed": model["seed"],
         "epoch": model["epoch"],
         "configuration": model["config_digest"],

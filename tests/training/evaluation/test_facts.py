@@ -16,6 +16,7 @@ def test_what_a_file_says_of_itself(mean_model) -> None:
         "seed": 3,
         "epoch": 1,
         "pretrained": "none",
+        "teachers": ["feed" * 4],
         "history": history,
     }
     metadata = {
@@ -32,6 +33,7 @@ def test_what_a_file_says_of_itself(mean_model) -> None:
     assert (facts.parameters, facts.multiply_adds) == (893761, 59500000)
     assert (facts.config_digest, facts.data_digest) == ("c0ffee", "da7a")
     assert (facts.seed, facts.epoch, facts.pretrained) == (3, 1, "none")
+    assert facts.teachers == ["feed" * 4]
     assert facts.history == history
 
 
@@ -40,7 +42,14 @@ def test_a_file_from_before_these_were_written(mean_model) -> None:
     assert facts.label_set == "fer2013"
     assert facts.history == []
     assert facts.crop == 44
-    assert facts.seed is facts.epoch is facts.parameters is facts.config_digest is None
+    assert (
+        facts.seed
+        is facts.epoch
+        is facts.parameters
+        is facts.teachers
+        is facts.config_digest
+        is None
+    )
 
     old = {"training": json.dumps({"recipe": {"seed": 5}, "epoch": 47})}
     assert read_facts(mean_model(metadata=old)).seed == 5
