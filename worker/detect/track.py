@@ -24,6 +24,10 @@ from worker.records import Detections, Floats
 _SURVIVE_S = 1.0
 """How long a track waits for its face to be seen again."""
 
+_FRAME_GAP_S = 3.0
+"""The longest time between two frames over which a face that both show keeps its track: in a feed
+with a frame a second each would be new otherwise."""
+
 _MIN_OVERLAP = 0.3
 """Intersection over union from which a face may continue a track by overlap."""
 
@@ -168,7 +172,11 @@ class Tracks:
         ]
 
     def _alive(self, seconds: float) -> list[Track]:
-        return [track for track in self.known if 0 <= seconds - track.seen <= _SURVIVE_S]
+        return [
+            track
+            for track in self.known
+            if 0 <= seconds - track.seen <= (_SURVIVE_S if track.hidden else _FRAME_GAP_S)
+        ]
 
     def packed(self) -> list[Any]:
         """As plain numbers and lists, for ``unpacked``."""

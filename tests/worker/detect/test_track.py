@@ -331,3 +331,16 @@ def test_the_smallest_face_is_one_that_was_seen() -> None:
     assert feed.tracks.smallest == 40
     feed.see(faces((300, 100), side=80), 0.04)
     assert feed.tracks.smallest == 80
+
+
+@pytest.mark.parametrize(("gap", "ids"), [(0.9, [1, 1, 1]), (2.9, [1, 1, 1]), (3.1, [1, 2, 3])])
+def test_ids_stay_in_a_feed_with_few_frames(gap: float, ids: list[int]) -> None:
+    feed = Feed()
+    assert [feed.see(faces((100 + 5 * i, 100)), gap * i) for i in range(3)] == [[i] for i in ids]
+
+
+def test_a_face_that_was_missed_there_is_not_waited_for_as_long() -> None:
+    feed = Feed()
+    feed.see(faces((100, 100)), 0.0)
+    feed.see(faces(), 1.1)
+    assert feed.see(faces((100, 100)), 2.2) == [2]
