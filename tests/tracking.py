@@ -111,7 +111,7 @@ def analysed(
     def picture(frame: Frame) -> FramePicture:
         if cut:
             return FramePicture.of(decode_picture(frame)[cut:, cut:])
-        return open_picture(frame, reduce=reduce)
+        return open_picture(frame, first=2 if reduce else None)
 
     memory = Memory()
     found: list[FrameEvent] = []

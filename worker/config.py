@@ -71,10 +71,10 @@ class WorkerSettings(BaseSettings):
     """Size of each level of the detector's pyramid in parts of the one before."""
 
     detect_every: int = Field(default=8, ge=1, le=1000)
-    """Full detection on every so many frames of a feed, once a second at least; between, known
-    faces are followed, and on every fourth frame large new ones are looked for. 1: on every frame.
-    In live feeds all this grows, up to twice each, while nothing moves and while the worker is
-    busy."""
+    """Full detection on every so many frames of a feed, or after 1.4 s where frames are fewer;
+    between, known faces are followed, and on every fourth frame large new ones are looked for. 1:
+    on every frame. In live feeds all this grows, up to twice each, while nothing moves and while
+    the worker is busy."""
     smooth_s: float = Field(default=0.5, ge=0, le=60)
     """Time constant, in seconds, of the average of each track's probabilities; 0: no average."""
     classify_every: int = Field(default=1, ge=1, le=1000)

@@ -68,7 +68,7 @@ def test_samples_of_a_jpeg_are_the_same_whole_and_halved(size: tuple[int, int]) 
     image = cv2.resize(data.astronaut(), size[::-1], interpolation=cv2.INTER_AREA)
     content = cv2.imencode(".jpg", image)[1].tobytes()
     jpeg = Frame("f", "s", 0, datetime.now(UTC), 0, Fraction(1), 0, 0, Encoding.JPEG, content)
-    whole, half = (open_picture(jpeg, reduce=True, first=scale) for scale in SCALES)
+    whole, half = (open_picture(jpeg, first=scale) for scale in SCALES)
     assert whole.there.shape[0] == size[0]
     assert half.there.shape[0] == -(-size[0] // 2)
     some, others = (picture.samples(48, 64).astype(int) for picture in (whole, half))

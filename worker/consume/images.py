@@ -36,14 +36,14 @@ def decode_picture(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image:
 
 
 def open_picture(
-    frame: Frame, max_pixels: int = MAX_PIXELS, *, reduce: bool = False, first: Scale = 2
+    frame: Frame, max_pixels: int = MAX_PIXELS, *, first: Scale | None = None
 ) -> FramePicture:
     """The picture of ``frame``, contiguous.
 
     Args:
         max_pixels: a larger one is not decoded.
-        reduce: whether half the size of a large JPEG is decoded where that is enough.
-        first: the scale at which such a one is decoded now, the other one when it is asked for.
+        first: the scale at which a large JPEG is decoded now, the other one when it is asked for;
+            None: it is needed whole.
 
     Raises:
         EntryError: the data is not of the encoding it claims or is broken (``corrupt``), its
@@ -70,7 +70,7 @@ def open_picture(
             f"the frame says {frame.width}x{frame.height}, its picture is {width}x{height}",
         )
     if frame.encoding is Encoding.JPEG:
-        if not reduce or width * height < _WORTH_REDUCING:
+        if first is None or width * height < _WORTH_REDUCING:
             return FramePicture.of(_decode_jpeg(frame.data, 1))
         picture = FramePicture(height, width, decode=partial(_decode_jpeg, frame.data))
         picture.at(first)

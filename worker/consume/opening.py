@@ -109,6 +109,5 @@ class Opener:
             return Unfit(delivery, "dead", error)
 
     def _picture(self, frame: Frame, lease: Lease) -> FramePicture:
-        if self._first is None:
-            return open_picture(frame, self._max_pixels)
-        return open_picture(frame, self._max_pixels, reduce=True, first=self._first(lease))
+        first = None if self._first is None else self._first(lease)
+        return open_picture(frame, self._max_pixels, first=first)

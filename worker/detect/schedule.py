@@ -30,8 +30,8 @@ _FLAT = 4.0
 _GLANCE_EVERY = 4
 """Frames from one glance at large faces to the next, counted from the frame that was due."""
 
-_LONGEST_S = 1.0
-"""Where frames are few, this is the interval; it stretches as the other one does."""
+_LONGEST_S = 1.45
+"""Where frames are few, as many of them as fit into this are the interval; it stretches as well."""
 
 _PART = 8
 """So many of a thumbnail's 192 levels must change to count as motion: a small face moves them."""
@@ -140,8 +140,10 @@ def advance(
     stretch = _stretch(motion, busy) if live and every > 1 else 1.0
     interval = round(every * stretch)
     count = schedule.count + 1
-    # A clock that went back is that of another recording.
-    late = not 0 <= seconds - schedule.detected < _LONGEST_S * stretch
+    # Late is a frame after which the next one would be too late. A clock that went back is that of
+    # another recording.
+    passed = seconds - schedule.detected
+    late = not 0 <= passed * (count + 1) / count <= _LONGEST_S * stretch
     if cut or late or count >= interval:
         return Schedule(seen, 0, seconds, motion), Due(detection=True, cut=cut, glance=False)
     glance = count % round(_GLANCE_EVERY * stretch) == 0

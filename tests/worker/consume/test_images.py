@@ -127,7 +127,7 @@ LARGE = orange("RGB", size=(1281, 721), quality=95)
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
 def test_a_large_jpeg_may_be_decoded_at_half_its_size(mode: str) -> None:
     data = orange(mode, size=(1281, 721), quality=95)
-    picture = open_picture(frame(data), reduce=True)
+    picture = open_picture(frame(data), first=2)
     assert (picture.height, picture.width) == (721, 1281)
     assert picture.reducible
     assert picture.there is picture.half
@@ -140,22 +140,22 @@ def test_a_large_jpeg_may_be_decoded_at_half_its_size(mode: str) -> None:
 
 
 def test_it_can_be_whole_from_the_start_and_half_is_the_same_then() -> None:
-    picture, other = (open_picture(frame(LARGE), reduce=True, first=k) for k in SCALES)
+    picture, other = (open_picture(frame(LARGE), first=k) for k in SCALES)
     assert picture.there is picture.whole
     assert (picture.half == other.half).all()
 
 
 @pytest.mark.parametrize(
-    ("entry", "reduce"),
+    ("entry", "first"),
     [
-        (frame(LARGE), False),
-        (frame(orange("RGB", size=(640, 360))), True),
-        (frame(bytes(1280 * 720 * 3), Encoding.RGB24, 1280, 720), True),
-        (frame(bytes(1280 * 720 * 3), Encoding.BGR24, 1280, 720), True),
+        (frame(LARGE), None),
+        (frame(orange("RGB", size=(640, 360))), 2),
+        (frame(bytes(1280 * 720 * 3), Encoding.RGB24, 1280, 720), 2),
+        (frame(bytes(1280 * 720 * 3), Encoding.BGR24, 1280, 720), 2),
     ],
 )
-def test_what_is_small_or_there_already_is_whole(entry: Frame, reduce: bool) -> None:
-    picture = open_picture(entry, reduce=reduce)
+def test_what_is_small_or_there_already_is_whole(entry: Frame, first: Scale | None) -> None:
+    picture = open_picture(entry, first=first)
     assert not picture.reducible
     assert picture.there is picture.whole
     assert picture.whole.shape == (picture.height, picture.width, 3)
@@ -163,5 +163,5 @@ def test_what_is_small_or_there_already_is_whole(entry: Frame, reduce: bool) -> 
 
 def test_a_large_jpeg_that_is_broken_is_refused_at_once() -> None:
     with pytest.raises(EntryError) as error:
-        open_picture(frame(LARGE[: len(LARGE) // 3]), reduce=True)
+        open_picture(frame(LARGE[: len(LARGE) // 3]), first=2)
     assert error.value.reason == "corrupt"

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def widths(found: list[Opened | Unfit]) -> list[int]:
 
 
 def test_the_order_is_kept(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(frame: Frame, max_pixels: int) -> FramePicture:
+    def decode(frame: Frame, max_pixels: int, **_how: Any) -> FramePicture:
         width = int(frame.data)
         time.sleep(0.02 if width % 2 else 0.0)
         return FramePicture.of(np.zeros((48, width, 3), np.uint8))
@@ -101,7 +102,7 @@ def test_no_more_is_decoded_than_cores_are_free_and_little_ahead(
 ) -> None:
     lock, at_once, most, begun = threading.Lock(), 0, 0, 0
 
-    def decode(frame: Frame, max_pixels: int) -> FramePicture:
+    def decode(frame: Frame, max_pixels: int, **_how: Any) -> FramePicture:
         nonlocal at_once, most, begun
         with lock:
             at_once += 1

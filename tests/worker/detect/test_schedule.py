@@ -55,8 +55,14 @@ def test_every_frame_is_due_when_asked_for() -> None:
     assert detected(run([scene(1)] * 4, every=1, live=True, busy=1.0)) == [0, 1, 2, 3]
 
 
-def test_a_slow_feed_is_due_once_a_second() -> None:
-    assert detected(run([scene(1)] * 9, every=10, rate=2)) == [0, 2, 4, 6, 8]
+@pytest.mark.parametrize(
+    ("rate", "interval"), [(0.5, 1), (1, 1), (1.5, 2), (2, 2), (3, 4), (5, 7), (6, 8), (30, 8)]
+)
+def test_the_interval_of_a_slow_feed_never_takes_more_than_one_and_a_half_seconds(
+    rate: float, interval: int
+) -> None:
+    due = detected(run([scene(1)] * 25, every=8, rate=rate))
+    assert due == list(range(0, 25, interval))
 
 
 def test_a_clock_that_went_back_is_due() -> None:
@@ -104,7 +110,7 @@ def test_a_picture_that_goes_dark_is_a_cut_and_dark_ones_are_of_one_scene() -> N
 
 
 def test_a_live_feed_is_put_off_while_nothing_moves_or_the_worker_is_busy() -> None:
-    # One second is the most, whatever else: these feeds have enough frames in it.
+    # The interval has a most in seconds, too: these feeds have enough frames in it.
     still, moving = [scene(1)] * 60, [np.roll(scene(1), 2 * i, axis=1) for i in range(60)]
     idle = detected(run(still, live=True, rate=100))
     assert idle[1] == 10
