@@ -26,6 +26,7 @@ from facenet_pytorch import MTCNN
 from rich.console import Console
 from rich.table import Table
 
+from worker.cores import Cores
 from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.detect.resample import Ints
 from worker.records import Detections, Floats, Image
@@ -220,7 +221,7 @@ def speed_table(pictures: Sequence[Image], rounds: int) -> Table:
     The ratios are against facenet-pytorch with the number of threads that is better for it.
     """
     original = {f"facenet-pytorch, threads {n}": Reference(threads=n) for n in (1, 2)}
-    ours = {f"ours, threads {n}": load_detector(threads=n, provider="cpu") for n in (1, 2)}
+    ours = {f"ours, threads {n}": load_detector(cores=Cores(n), provider="cpu") for n in (1, 2)}
     contenders: dict[str, FaceDetector | Reference] = {**original, **ours}
     table = Table("size", "faces", "detector", "median ms", "best ms", "median CPU ms")
     for column in ("faster: median", "best", "CPU"):

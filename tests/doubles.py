@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client import CollectorRegistry
 
 from worker.analysis import Analyst
@@ -40,11 +39,9 @@ class OneFace:
     def glance(self, images: Sequence[Image]) -> list[Detections]:
         return [Detections.none()] * len(images)
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[npt.NDArray[np.int64], Detections]]:
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
         self.look(images)
-        return [(np.zeros(1, np.int64), _middle(*image.shape[:2])) for image in images]
+        return [_middle(*image.shape[:2]) for image in images]
 
 
 class Calm:

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from worker.bench.pictures import load_clip, size_of
 from worker.config import cores
+from worker.cores import Cores
 from worker.detect.mtcnn import load_detector
 from worker.detect.ongraph import GraphDetector, load_graph_detector
 from worker.detect.propose import Pyramid
@@ -51,7 +52,7 @@ def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], objec
     """One round over ``images``, which lie where the provider works."""
     groups = in_groups(images)
     if provider == "cpu":
-        on_cpu = load_detector(provider="cpu", min_face=MIN_FACE, threads=cores())
+        on_cpu = load_detector(provider="cpu", min_face=MIN_FACE, cores=Cores(cores()))
         return lambda: [on_cpu.detect(group) for group in groups]
     detector = graphs(provider)
     there = [detector.put(group) for group in groups]
@@ -61,7 +62,7 @@ def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], objec
 def from_jpeg(provider: Provider, jpegs: Sequence[bytes]) -> Callable[[], object]:
     """One round over ``jpegs``, each decoded to RGB."""
     if provider == "cpu":
-        detect = load_detector(provider="cpu", min_face=MIN_FACE, threads=cores()).detect
+        detect = load_detector(provider="cpu", min_face=MIN_FACE, cores=Cores(cores())).detect
     else:
         detect = graphs(provider).detect
 

@@ -159,8 +159,8 @@ def refine(g: Graph, networks: Path) -> None:
 def decide(g: Graph, networks: Path) -> None:
     """``boxes`` (batch, n, 4) as the faces that the O-Net sees there, best first.
 
-    ``scores`` (batch, n): 0 where there is no box. ``faces`` (batch, n, 16): score, 0 where there
-    is none; box; five landmarks, x before y; the index of the box that the face came from.
+    ``scores`` (batch, n): 0 where there is no box. ``faces`` (batch, n, 15): score, 0 where there
+    is none; box; five landmarks, x before y.
     """
     sums = g.input("table", TensorProto.INT32, "batch", "rows", "columns", 3)
     size = g.input("size", TensorProto.INT64, 2)
@@ -181,17 +181,13 @@ def decide(g: Graph, networks: Path) -> None:
     alive = suppress(g, boxes, faces, alive, 0.7, minimum=True)
 
     # Of equal scores (the O-Net gives many an exact 1) the last comes first, as in the original.
-    score = g.op("Where", alive, faces, 0.0)
-    index = g.op(
-        "CumSum", g.op("Expand", np.array([1], np.float32), g.op("Shape", score)), 1, exclusive=1
-    )
-    parts = [g.op("Unsqueeze", value, axes(2)) for value in (score, index)]
+    score = g.op("Unsqueeze", g.op("Where", alive, faces, 0.0), axes(2))
     flat = g.op("Reshape", points, np.array([0, 0, 10]))
-    found = g.op("Concat", parts[0], boxes, flat, parts[1], axis=2)
+    found = g.op("Concat", score, boxes, flat, axis=2)
     found = g.op("Slice", found, np.array([-1]), np.array([-END]), axes(1), np.array([-1]))
     places = g.op("Shape", boxes, start=1, end=2)
     _, order = g.ops("TopK", 2, g.op("Gather", found, 0, axis=2), places, axis=1)
-    g.output("faces", rows_at(g, found, order), TensorProto.FLOAT, "batch", "n", 16)
+    g.output("faces", rows_at(g, found, order), TensorProto.FLOAT, "batch", "n", 15)
 
 
 def export(networks: Path, out: Path) -> list[Path]:

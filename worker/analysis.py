@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.config import WorkerSettings
+from worker.cores import Cores
 from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.schedule import Schedule
@@ -83,8 +84,16 @@ class Memory:
             readings = {int(i): Reading.unpacked(rest) for i, *rest in content["readings"]}
             tracks = Tracks.unpacked(content["tracks"])
             return cls(schedule, tracks, readings, str(content["classifier"]))
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"the feed's saved state is corrupt: {error}") from None
+
+    @classmethod
+    def anew(cls, milliseconds: int) -> Memory:
+        """A new one for a feed whose memory is lost, whose track ids no older one has had.
+
+        A feed has begun fewer tracks than the server's clock, in ``milliseconds``, has counted.
+        """
+        return cls(tracks=Tracks(next_id=max(1, milliseconds)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +110,10 @@ class Shot:
     """Whether its feed's policy is live: its detection may then be put off (``detect_every``)."""
 
 
-def load_models(settings: WorkerSettings) -> tuple[Detector, Classifier]:
-    """The models as a worker with ``settings`` uses them.
+def load_models(
+    settings: WorkerSettings, cores: Cores | None = None
+) -> tuple[Detector, Classifier]:
+    """The models as a worker with ``settings`` uses them, on these cores (None: one).
 
     Raises:
         ModelError: a file is missing or is not what it should be.
@@ -114,7 +125,7 @@ def load_models(settings: WorkerSettings) -> tuple[Detector, Classifier]:
         factor=settings.pyramid_factor,
         provider=settings.provider,
         engine_cache=settings.engine_cache,
-        threads=settings.threads,
+        cores=cores,
     )
     # One thread: a few faces at a time are classified faster by one than by two.
     classifier = load_classifier(
@@ -136,17 +147,28 @@ class Analyst:
         classifier: Classifier,
         settings: WorkerSettings,
         metrics: Metrics,
+        *,
+        cores: Cores | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """``alive`` is called now and then in a long analysis, as a sign of life."""
+        """
+        Args:
+            cores: who calls one of the steps should have one of them; None: as the settings say.
+            alive: called now and then in a long analysis, as a sign of life.
+        """
         self._detector = detector
         self._classifier = classifier
         self._settings = settings
         self._metrics = metrics
+        self.cores = cores or Cores(settings.threads)
         self._next = classifier
         metrics.model("classifier", classifier.info)
         self._finder = Finder(
-            detector, settings.detect_every, min_face=settings.min_face, alive=alive
+            detector,
+            settings.detect_every,
+            min_face=settings.min_face,
+            cores=self.cores,
+            alive=alive,
         )
 
     def detect(self, shots: Sequence[Shot], *, busy: float = 0.0) -> list[Look]:
@@ -202,7 +224,7 @@ class Analyst:
             asked = _asked(looks, readings, self._settings.classify_every)
             chosen = [look.faces.pick(some) for look, some in zip(looks, asked, strict=True)]
             crops = np.concatenate(
-                [self._crop(shot.picture, some) for shot, some in zip(shots, chosen, strict=True)]
+                self.cores.map(lambda i: self._crop(shots[i].picture, chosen[i]), range(len(shots)))
             )
             qualities = quality(crops, Detections.joined(chosen), self._classifier.margin)
         with timed("classify"):
@@ -260,7 +282,10 @@ class Analyst:
 
     def _readings(self, memory: Memory) -> Readings:
         """What is known of the expressions; another model's answers are not to be averaged."""
-        return memory.readings if memory.classifier == self._classifier.info.digest else {}
+        if memory.classifier != self._classifier.info.digest:
+            return {}
+        many = len(self._classifier.labels)
+        return {i: one for i, one in memory.readings.items() if len(one.raw) == many}
 
     def _read(
         self,

@@ -179,6 +179,7 @@ def worker_command(
     # The models' libraries load slowly: only a worker pays for them.
     from worker import health, pipeline
     from worker.analysis import Analyst, load_models
+    from worker.cores import Cores
     from worker.emotion.reload import ModelFile
     from worker.metrics import Metrics
 
@@ -197,7 +198,8 @@ def worker_command(
     if settings.metrics_port is not None:
         http = health.serve(settings.metrics_host, settings.metrics_port, REGISTRY, state)
         log.info("metrics served", host=settings.metrics_host, port=http.server_port)
-    detector, classifier = load_models(settings)
+    cores = Cores(settings.threads)
+    detector, classifier = load_models(settings, cores)
     metrics.model("detector", detector.info)
     server = Server(settings.redis)
     metrics.introduce(process_name(), server.name)
@@ -206,7 +208,7 @@ def worker_command(
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
-    analyst = Analyst(detector, classifier, settings, metrics, alive=state.turn)
+    analyst = Analyst(detector, classifier, settings, metrics, cores=cores, alive=state.turn)
     analyst.try_models()
     if settings.model is not None:
         model_file = ModelFile(

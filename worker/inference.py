@@ -42,6 +42,11 @@ class Network:
     digest: str
     """First 16 hexadecimal digits of the file's SHA-256."""
 
+    @property
+    def on_cpu(self) -> bool:
+        providers: list[str] = self.session.get_providers()
+        return providers[0] == _CPU
+
 
 def resolve(provider: Provider) -> Provider:
     """What ``provider`` stands for on this machine: ``auto`` is cuda where it can be had, else cpu.

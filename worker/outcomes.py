@@ -74,7 +74,13 @@ class Outcomes:
         return [next(results) if isinstance(one, Seen) else one for one in batch]
 
     def scale_for(self, lease: Lease) -> Scale:
-        """The scale at which the feed's next pictures are probably needed. For any thread."""
+        """The scale at which the feed's next pictures are probably needed. For any thread.
+
+        In a feed that is not live always the same: how far the analysis has come is to make no
+        difference there, and which scale is there first makes a slight one to the schedule.
+        """
+        if lease.settings.policy != "live":
+            return 2
         _, memory = self._memories.get(lease.token, (0, None))
         return 1 if memory and memory.tracks.smallest < 2 * FOLLOWED_SIDE else 2
 
@@ -145,7 +151,7 @@ class Outcomes:
                 memory = Memory.restore(self._saved(lease))
             except ValueError as error:
                 log.warning("tracks start anew", feed=lease.feed, why=str(error))
-                memory = Memory()
+                memory = Memory.anew(int(delivery.frame_id.partition("-")[0]))
             self._memories[lease.token] = delivery.doubts, memory
         return memory
 

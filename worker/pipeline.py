@@ -78,8 +78,7 @@ class Pipeline:
         )
         metrics.follow(self._meter.busy, lambda: astuple(backlog(server, self._leases.held())))
         self._previews = Previews(server, settings.preview)
-        # What computes takes one of these: pictures are decoded where the analysis leaves room.
-        self._cores = threading.Semaphore(settings.threads)
+        self._cores = analyst.cores
         self._backoff = Backoff()
         self._trouble = ""
         self._trim_at = time.monotonic() + _TRIM_EVERY_S
@@ -135,7 +134,7 @@ class Pipeline:
         settings = self._settings
         reader = Reader(self._server, self._leases, hands)
         opener = Opener(
-            settings.threads,
+            # Pictures are decoded where the analysis leaves room.
             self._cores,
             max_pixels=settings.max_pixels,
             max_attempts=settings.max_attempts,

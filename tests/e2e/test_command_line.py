@@ -205,7 +205,7 @@ def test_the_online_half_runs_without_the_offline_half() -> None:
             "    sys.modules[name] = None\n"
             "import worker.app, worker.pipeline, worker.demo, mien\n"
             "from worker.detect.mtcnn import load_detector\n"
-            "load_detector(min_face=40, provider='cpu', threads=1)\n",
+            "load_detector(min_face=40, provider='cpu')\n",
         ],
         check=False, capture_output=True, text=True,
     )  # fmt: skip

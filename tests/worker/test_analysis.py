@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,9 +90,7 @@ class Blobs:
     def glance(self, images: Sequence[Image]) -> list[Detections]:
         return self.detect(images)
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[npt.NDArray[np.int64], Detections]]:
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
         if self.fails:
             raise RuntimeError("device lost")
         answers = []
@@ -106,7 +103,7 @@ class Blobs:
                 ],
                 bool,
             )
-            answers.append((np.zeros(int(near.sum()), np.int64), found.pick(near)))
+            answers.append(found.pick(near))
         return answers
 
 
@@ -383,7 +380,12 @@ def test_labels_come_in_the_models_order() -> None:
     [b"", b"\xff\xfe", b"[]", b"3", b"{}", b'{"v":1,"next":2,"tracks":[]}',
      b'{"v":2,"tracks":[1],"schedule":["",0,0.0,0.0],"readings":[[1]],"classifier":""}',
      b'{"v":2,"tracks":[0],"schedule":["",0,0.0,0.0],"readings":[],"classifier":""}',
-     b'{"v":2,"tracks":[1],"schedule":[],"readings":[],"classifier":""}'],
+     b'{"v":2,"tracks":[1],"schedule":[],"readings":[],"classifier":""}',
+     b'{"v":2,"tracks":[1],"schedule":["",0,1%s,0.0],"readings":[],"classifier":""}' % (b"0" * 400),
+     b'{"v":2,"tracks":[3,[1,0,0,9,9,0,0,0,0,0]],"schedule":["",0,0.0,0.0],'
+     b'"readings":[[1,0.0,[0.5,0.5],[],0.0,1.0,null,0]],"classifier":""}',
+     b"[" * 200_000],
+    ids=range(12),
 )  # fmt: skip
 def test_a_corrupt_state_says_so(state: bytes) -> None:
     with pytest.raises(ValueError, match="saved state is corrupt"):

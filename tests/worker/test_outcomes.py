@@ -25,7 +25,7 @@ from worker.outcomes import Outcomes
 from worker.picture import FramePicture, Scale
 from worker.publish.previews import Previews
 from worker.publish.settle import Outcome
-from worker.records import Detections, Encoding, Frame, FrameEvent, Image, ModelInfo
+from worker.records import Detections, Encoding, Frame, FrameEvent, Image, ModelInfo, Policy
 from worker.wire.codec import time_of_id
 from worker.wire.keys import FeedKeys
 from worker.wire.registry import FeedSettings
@@ -89,8 +89,15 @@ def event_of(shot: Shot) -> FrameEvent:
     )  # fmt: skip
 
 
-def delivery_of(feed: str, number: int, *, stale_at: float = math.inf, doubts: int = 0) -> Delivery:
-    lease = Lease(feed, f"token-{feed}", FeedKeys.of(feed), FeedSettings())
+def delivery_of(
+    feed: str,
+    number: int,
+    *,
+    stale_at: float = math.inf,
+    doubts: int = 0,
+    policy: Policy = "live",
+) -> Delivery:
+    lease = Lease(feed, f"token-{feed}", FeedKeys.of(feed), FeedSettings(policy=policy))
     return Delivery(lease, f"{number}-0", b"", stale_at=stale_at, doubts=doubts)
 
 
@@ -189,11 +196,13 @@ def test_what_is_no_memory_is_told_and_the_tracks_begin_anew(
     server.command("SET", FeedKeys.of("a").state, "no memory")
     server.command("LPUSH", FeedKeys.of("b").state, "not even text")
     with capture_logs() as logs:
-        both_steps(outcomes, [opened(delivery_of("a", 1)), opened(delivery_of("b", 1))])
+        both_steps(outcomes, [opened(delivery_of("a", 7)), opened(delivery_of("b", 8))])
     assert [(line["event"], line["feed"]) for line in logs] == [
         ("tracks start anew", "a"),
         ("tracks start anew", "b"),
     ]
+    # Their ids begin beyond those that the feed may have had.
+    assert [memory.tracks.next_id for memory in models.memories] == [7, 8]
 
 
 def test_nothing_is_kept_of_other_feeds(outcomes: Outcomes, models: Models) -> None:
@@ -231,7 +240,7 @@ def test_a_picture_that_turns_out_to_be_broken_is_a_dead_letter_of_its_own(
     ]  # fmt: skip
 
 
-def test_a_feed_with_small_faces_needs_its_pictures_whole(
+def test_a_live_feed_with_small_faces_needs_its_pictures_whole(
     outcomes: Outcomes, models: Models
 ) -> None:
     lease = delivery_of("a", 1).lease
@@ -243,3 +252,5 @@ def test_a_feed_with_small_faces_needs_its_pictures_whole(
         faces = Detections(some, np.ones(len(some)), np.zeros((len(some), 5, 2)))
         models.memories[-1].tracks, _ = Tracks().after(faces, 0.0)
         assert outcomes.scale_for(lease) == scale
+        # Of the same token, but lossless: always the same, however far the analysis has come.
+        assert outcomes.scale_for(delivery_of("a", 1, policy="lossless").lease) == 2

@@ -17,6 +17,9 @@ MOST_FEEDS = 4096
 PUSH_LATE_MS = 20.0
 """Pushes that are later than this at the 95th percentile are no longer those that were planned."""
 
+MOST_BEHIND = 16
+"""Frames, a batch's: where more are left over, more come than are analysed."""
+
 
 def capacity(
     clip: Clip,
@@ -29,8 +32,9 @@ def capacity(
 ) -> Capacity:
     """Double the number of feeds until the target is missed, then halve the step.
 
-    A level meets the target when the 95th percentile of ingest to event is at most ``target_ms``
-    and no frame is dropped, skipped or dead.
+    A level meets the target when the 95th percentile of ingest to event is at most ``target_ms``,
+    no frame is dropped, skipped or dead, and no more wait in the end than in the beginning, but for
+    a batch.
 
     Raises:
         MienError: a process of the measurement could not go on, or no frame came through at all.
@@ -85,13 +89,15 @@ def search(measure: Callable[[int], Level]) -> list[Level]:
 def level(feeds: int, run: Paced, target_ms: float) -> Level:
     """What a run says of its number of feeds."""
     ms = percentiles(latencies_ms(run.events))
-    verdict: Literal["met", "late", "lost", "pusher late"] = "met"
+    verdict: Literal["met", "late", "lost", "behind", "pusher late"] = "met"
     if run.push_late_ms > PUSH_LATE_MS:
         verdict = "pusher late"
     elif run.dropped or run.skipped or run.dead:
         verdict = "lost"
     elif ms.p95 > target_ms:
         verdict = "late"
+    elif run.behind > MOST_BEHIND:
+        verdict = "behind"
     return Level(
         feeds=feeds,
         offered_per_s=run.offered / run.seconds,

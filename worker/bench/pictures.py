@@ -35,6 +35,11 @@ class Clip:
     seconds: tuple[float, ...]
     """When each is shown, from the first one's time on."""
 
+    @property
+    def rate(self) -> float:
+        """Frames a second, on average; 25 for a single one."""
+        return (len(self.jpegs) - 1) / self.seconds[-1] if self.seconds[-1] > 0 else 25.0
+
     def lasting(self, frames: int) -> Clip:
         """The clip over and over, whole each time, until it has so many frames at least."""
         times = max(1, -(-frames // len(self.jpegs)))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,7 +25,10 @@ from worker.errors import MienError
 _START_S = 120.0
 _PROC = Path("/proc")
 # What we say ourselves to each worker; the rest of the environment holds as it is.
-_OURS = ("MIEN_REDIS", "MIEN_FEEDS", "MIEN_METRICS_PORT", "MIEN_METRICS_HOST")
+_OURS = (
+    "MIEN_REDIS", "MIEN_FEEDS", "MIEN_METRICS_PORT", "MIEN_METRICS_HOST",
+    "MIEN_EVENTS_KEPT", "MIEN_EVENTS_AGE_S",
+)  # fmt: skip
 
 
 def check_system() -> None:
@@ -112,8 +115,15 @@ def child(
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             env=environment, process_group=0,
         )  # fmt: skip
+        made = Child(process, name, log)
         try:
-            yield Child(process, name, log)
+            yield made
+        except OSError:
+            # Its end, perhaps, on the other side of a pipe or connection: that is what to tell.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+            made.check()
+            raise
         except BaseException:
             process.kill()
             raise

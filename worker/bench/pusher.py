@@ -3,8 +3,9 @@
     python -m worker.bench.pusher URL FOLDER PLAN
 
 FOLDER holds the JPEGs. PLAN is a JSON object: ``feeds`` (names), ``rate`` (frames a second of each
-feed), ``seconds`` (how long) and ``warm_up_s`` (of which the delays do not count). Prints a line
-when it begins, and at the end one with the 95th percentile of the delays, in milliseconds.
+feed), ``step`` (from one frame of a feed to its next, in JPEGs), ``seconds`` (how long) and
+``warm_up_s`` (of which the delays do not count). Prints a line when it begins, and at the end one
+with the 95th percentile of the delays, in milliseconds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def push(
     feeds: Sequence[str],
     *,
     rate: float,
+    step: float,
     seconds: float,
     warm_up_s: float,
 ) -> list[float]:
@@ -46,7 +48,7 @@ def push(
         time.sleep(max(0.0, began + due_s - time.monotonic()))
         if due_s >= warm_up_s:
             late_ms.append(1000 * (time.monotonic() - began - due_s))
-        data = jpegs[(sequence + i * len(jpegs) // len(writers)) % len(jpegs)]
+        data = jpegs[(int(sequence * step) + i * len(jpegs) // len(writers)) % len(jpegs)]
         writer = writers[i]
         writer.push(frame(writer, sequence, data, datetime.now(UTC), sequence / rate))
     server.close()

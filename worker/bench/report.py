@@ -63,7 +63,8 @@ class Stage(_Record):
     stage: str
     batches: int
     ms_per_frame: float
-    """Wall time of the step, shared out over the frames."""
+    """Wall time of the step, shared out over the frames. Of ``decode`` that of all its threads,
+    and of each picture's first size only: another one is decoded in the step that asks for it."""
     batch_ms: Percentiles
     """Of a batch; interpolated within the worker's histogram, so only as fine as its buckets."""
 
@@ -185,7 +186,7 @@ class Level(_Record):
     server_cores: float
     push_late_ms: float
     """95th percentile of how much later than planned a frame was pushed."""
-    verdict: Literal["met", "late", "lost", "pusher late"]
+    verdict: Literal["met", "late", "lost", "behind", "pusher late"]
     """met: the target was; late: p95 above it; lost: frames were dropped, skipped or dead;
     pusher late: the pushes themselves fell behind, so the level says nothing of the worker."""
 

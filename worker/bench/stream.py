@@ -66,6 +66,8 @@ class Paced:
     dead: int
     worker_cpu_s: float
     server_cpu_s: float
+    behind: int
+    """By how many frames more were waiting or in hand in the end than in the beginning."""
     push_late_ms: float
     """95th percentile of how much later than planned a frame was pushed."""
 
@@ -129,6 +131,8 @@ def paced(
 ) -> Paced:
     """Push the clip, over and over, to ``feeds`` live feeds, ``rate`` frames a second to each.
 
+    A rate below the clip's own leaves frames out, as a slower camera would: what moves is as fast.
+    At a higher one all are shown, in less time.
     The pushes come from another process, those of the feeds evenly spread over each period. What
     the server accepts in a warm-up of two seconds is not counted.
 
@@ -137,7 +141,10 @@ def paced(
     """
     names = _names(feeds)
     pushed_s = _WARM_UP_S + seconds + _EXTRA_S
-    plan = {"feeds": names, "rate": rate, "seconds": pushed_s, "warm_up_s": _WARM_UP_S}
+    plan = {
+        "feeds": names, "rate": rate, "step": max(1.0, clip.rate / rate), "seconds": pushed_s,
+        "warm_up_s": _WARM_UP_S,
+    }  # fmt: skip
     with (
         _server() as (url, server),
         tempfile.TemporaryDirectory() as folder,
@@ -168,6 +175,7 @@ def paced(
         dead=end.dead - first.books.dead,
         worker_cpu_s=last.worker_s - first.worker_s,
         server_cpu_s=last.server_s - first.server_s,
+        behind=last.books.in_flight - first.books.in_flight,
         push_late_ms=late_ms,
     )
 

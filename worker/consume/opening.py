@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Literal
 from worker.consume.images import open_picture
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
+from worker.cores import Cores
 from worker.errors import EntryError
 from worker.picture import FramePicture, Scale
 from worker.records import Frame
@@ -51,8 +51,7 @@ class Opener:
 
     def __init__(
         self,
-        threads: int,
-        cores: threading.Semaphore,
+        cores: Cores,
         *,
         max_pixels: int,
         max_attempts: int,
@@ -60,31 +59,30 @@ class Opener:
     ) -> None:
         """
         Args:
-            threads: how many pictures are decoded at once, and stand decoded in line at the most.
-            cores: one permit is taken for each picture while it is decoded.
+            cores: for each picture one is taken while it is decoded. So many stand decoded in line
+                at the most.
             max_pixels: a larger picture is not decoded.
             max_attempts: after how many ends of a process a frame is to blame for them.
             first: at which scale a large picture of the feed is best decoded; None: they are needed
                 whole.
         """
-        self._threads = threads
         self._cores = cores
         self._max_pixels = max_pixels
         self._max_attempts = max_attempts
         self._first = first
-        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._pool = ThreadPoolExecutor(cores.count, "decode")
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def open(self, deliveries: Sequence[Delivery]) -> Iterator[Opened | Unfit]:
         """Each delivery opened, in the order given; no entry can raise."""
-        if len(deliveries) == 1 or self._threads == 1:
+        if len(deliveries) == 1 or self._cores.count == 1:
             yield from map(self._open, deliveries)
             return
         line: deque[Future[Opened | Unfit]] = deque()
         for delivery in deliveries:
-            if len(line) > self._threads:
+            if len(line) > self._cores.count:
                 yield line.popleft().result()
             line.append(self._pool.submit(self._open, delivery))
         while line:

@@ -33,8 +33,6 @@ class _Found(NamedTuple):
     """What the O-Net takes for faces, of several pictures: parallel arrays."""
 
     pictures: Ints
-    origins: Ints
-    """As those of the candidates."""
     boxes: Floats
     scores: Floats
     landmarks: Floats
@@ -73,17 +71,13 @@ class Cascade:
             return _best_first(self._refine(sampler, sizes, some), before_onet, judge)
 
         found = _best_first(candidates, before_rnet, refine)
-        return [faces for _, faces in _settled(found, len(images))]
+        return _settled(found, len(images))
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[Ints, Detections]]:
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
         """As :meth:`FaceDetector.follow`."""
-        counts = [len(some) for some in boxes]
         candidates = Candidates(
-            np.repeat(np.arange(len(images)), counts),
+            np.repeat(np.arange(len(images)), [len(some) for some in boxes]),
             np.concatenate(boxes).astype(np.float32, copy=False).reshape(-1, 4),
-            np.concatenate([np.arange(count) for count in counts]),
         )
         width, height = sides(candidates.boxes)
         usable = np.isfinite(candidates.boxes).all(axis=1) & (width > 0) & (height > 0)
@@ -114,7 +108,7 @@ class Cascade:
         corner = candidates.boxes[:, :2]
         landmarks = extent[:, None] * landmarks[passed] + corner[:, None] - 1
         boxes = shift(candidates.boxes, moves[passed], inclusive=True)
-        return _Found(candidates.pictures, candidates.origins, boxes, scores[passed], landmarks)
+        return _Found(candidates.pictures, boxes, scores[passed], landmarks)
 
     def _look(
         self,
@@ -165,13 +159,12 @@ def _joined(some: _Found, others: _Found) -> _Found:
     return _Found(*map(np.concatenate, pairs))
 
 
-def _settled(found: _Found, count: int) -> list[tuple[Ints, Detections]]:
-    """Each face once, best first: origins and faces, one result for each of ``count`` pictures."""
-    pictures, origins, boxes, scores, landmarks = found
+def _settled(found: _Found, count: int) -> list[Detections]:
+    """Each face once, best first: one result for each of ``count`` pictures."""
+    pictures, boxes, scores, landmarks = found
     results = []
     for picture in range(count):
         mine = np.flatnonzero(pictures == picture)
         kept = mine[nms_of_smaller(boxes[mine], scores[mine], _SAME_FACE)]
-        faces = Detections(boxes[kept], scores[kept], landmarks[kept])
-        results.append((origins[kept], faces))
+        results.append(Detections(boxes[kept], scores[kept], landmarks[kept]))
     return results

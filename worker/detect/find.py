@@ -16,6 +16,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
+from worker.cores import Cores
 from worker.detect.boxes import doubled, halved
 from worker.detect.mtcnn import Detector, runs
 from worker.detect.near import detect_near, windows_worth
@@ -89,16 +90,19 @@ class Finder:
         every: int,
         *,
         min_face: float,
+        cores: Cores | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:
         every: full detection on every so many frames of a feed; 1: on each.
         min_face: side of the smallest face that the detector finds, in pixels.
+        cores: on which pictures are decoded side by side; None for one.
         alive: called now and then in a long search, as a sign of life.
         """
         self._detector = detector
         self._every = every
         self._min_face = min_face
+        self._cores = cores or Cores()
         self._alive = alive
 
     def detect(
@@ -156,7 +160,8 @@ class Finder:
         pictures = [look.view.picture for look in looks]
         found: list[Detections] = []
         for some in runs([picture.pixels for picture in pictures]):
-            found += self._detector.detect([picture.whole for picture in pictures[some]])
+            whole = self._cores.map(lambda picture: picture.whole, pictures[some])
+            found += self._detector.detect(whole)
             self._alive()
         for look, faces in zip(looks, found, strict=True):
             look.detected, look.faces, look.fresh = True, faces, np.ones(len(faces), bool)
@@ -182,7 +187,7 @@ class Finder:
         if some:
             images = [look.view.picture.at(scale) for look, _, scale in some]
             answers = self._detector.follow(images, [boxes for _, boxes, _ in some])
-            for (look, _, scale), (_, faces) in zip(some, answers, strict=True):
+            for (look, _, scale), faces in zip(some, answers, strict=True):
                 look.faces = faces if scale == 1 else doubled(faces)
                 look.fresh = np.zeros(len(faces), bool)
             self._alive()

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
+from worker.cores import Cores
 from worker.detect.boxes import CELL
 from worker.detect.cascade import Cascade
 from worker.detect.nms import nms_operator
@@ -28,13 +26,14 @@ from worker.errors import ModelError, SettingsError
 from worker.inference import Network, open_network
 from worker.records import Detections, Floats, Image, ModelInfo, Provider
 
-Ints = npt.NDArray[np.int64]
-
 _PIXELS_AT_ONCE = 8_000_000
 """Pictures in one call of the detector, in pixels, where a sign of life is wanted in between."""
 
 _PIXELS_TOGETHER = 1_000_000
 """Pictures that go through the networks together, in pixels: larger groups leave the cache."""
+
+_FACES_TOGETHER = 16
+"""Known faces that are followed together."""
 
 _ALIKE = 0.4, 0.8
 """Overlap from which the R-Net and the O-Net take candidates for one face's. Between 0.3 and 0.6
@@ -50,7 +49,7 @@ def load_detector(
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
     factor: float = 0.709,
     exact: bool = False,
-    threads: int = 1,
+    cores: Cores | None = None,
     provider: Provider = "auto",
     engine_cache: Path | None = None,
     folder: Path = Path(__file__).parent,
@@ -67,7 +66,8 @@ def load_detector(
             where no face is seen. That is 0.7 to 0.8 of the R-Net's work and a third of the
             O-Net's; a face's box is then another candidate's, and overlaps with the original's by
             0.94.
-        threads: how many groups of pictures are searched side by side on the CPU.
+        cores: on which groups of pictures are searched side by side, where the networks run on the
+            CPU; None for one.
         provider: where the networks run.
         engine_cache: where TensorRT keeps what it has built; None for the user's cache folder.
         folder: where pnet.onnx, rnet.onnx and onet.onnx are.
@@ -95,18 +95,18 @@ def load_detector(
         )
         if network.metadata.get("name") != f"mtcnn-{stage}" or "version" not in network.metadata:
             raise ModelError(f"{folder / stage}.onnx is not MTCNN's {stage}: its metadata differs")
+        if not network.on_cpu:
+            return load_graph_detector(
+                pyramid=Pyramid(min_face, factor),
+                thresholds=thresholds,
+                provider=provider,
+                engine_cache=engine_cache,
+                folder=folder / "graphs",
+            )
         networks.append(network)
     versions = {network.metadata["version"] for network in networks}
     if len(versions) != 1:
         raise ModelError(f"the networks in {folder} are of different versions: {sorted(versions)}")
-    if networks[0].session.get_providers()[0] != "CPUExecutionProvider":
-        return load_graph_detector(
-            pyramid=Pyramid(min_face, factor),
-            thresholds=thresholds,
-            provider=provider,
-            engine_cache=engine_cache,
-            folder=folder / "graphs",
-        )
     nms_operator()  # so that what is wrong with it is told now
     digest = hashlib.sha256("".join(network.digest for network in networks).encode()).hexdigest()
     pnet, rnet, onet = (network.session for network in networks)
@@ -120,7 +120,7 @@ def load_detector(
         sampler=sampler or partial(AreaSampler, memory=TableMemory()),
     )
     info = ModelInfo(name="mtcnn", version=versions.pop(), digest=digest[:16])
-    return FaceDetector(cascade, info, threads)
+    return FaceDetector(cascade, info, cores or Cores())
 
 
 class FaceDetector:
@@ -130,11 +130,11 @@ class FaceDetector:
     steps two threads wait for each other more than they gain. Several threads may call at once.
     """
 
-    def __init__(self, cascade: Cascade, info: ModelInfo, threads: int) -> None:
+    def __init__(self, cascade: Cascade, info: ModelInfo, cores: Cores) -> None:
         self.info = info
         self._cascade = cascade
         self._likely = cascade.thresholds[0]
-        self._pool = ThreadPoolExecutor(threads, "detect") if threads > 1 else None
+        self._cores = cores
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """The faces of each picture: one result for each, in the order given, best face first.
@@ -161,16 +161,14 @@ class FaceDetector:
         ]
         chosen = [images[i] for i in large]
         sizes = [image.shape[0] * image.shape[1] for image in chosen]
-        groups = [chosen[some] for some in runs(sizes, _PIXELS_TOGETHER)]
-        run = self._pool.map if self._pool and len(groups) > 1 else map
-        found = run(lambda group: self._cascade.detect(group, likely), groups)
+        found = self._cores.map(
+            lambda some: self._cascade.detect(chosen[some], likely), runs(sizes, _PIXELS_TOGETHER)
+        )
         for i, faces in zip(large, (faces for group in found for faces in group), strict=True):
             results[i] = faces
         return results
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[Ints, Detections]]:
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
         """The faces that the O-Net alone sees where faces should be.
 
         With the R-Net before it, fewer of the faces that ``detect`` finds are found, and their
@@ -182,9 +180,8 @@ class FaceDetector:
                 finite, has no extent or lies outside the picture gives no face.
 
         Returns:
-            One result for each picture, in the order given: which of its boxes each face came from
-            (F,), and the faces, best face first. A box gives one face at most, and of faces that
-            overlap too much only the best one stays, as in :meth:`detect`.
+            The faces of each picture, in the order given, best face first. A box gives one face at
+            most, and of faces that overlap too much only the best one stays, as in :meth:`detect`.
 
         Raises:
             ValueError: a picture has another shape or type, or the lists differ in length.
@@ -192,22 +189,24 @@ class FaceDetector:
         if len(images) != len(boxes):
             raise ValueError(f"there are {len(images)} pictures, and boxes for {len(boxes)}")
         check_pictures(images)
-        if not images:
-            return []
-        return self._cascade.follow(images, boxes)
+        found = self._cores.map(
+            lambda some: self._cascade.follow(images[some], boxes[some]),
+            runs([len(known) for known in boxes], _FACES_TOGETHER),
+        )
+        return [faces for group in found for faces in group]
 
 
 Detector = FaceDetector | GraphDetector
 
 
-def runs(sizes: Sequence[int], pixels: int = _PIXELS_AT_ONCE) -> Iterator[slice]:
-    """Cut a list of pictures into runs of at most ``pixels`` pixels, one picture at least.
+def runs(sizes: Sequence[int], most: int = _PIXELS_AT_ONCE) -> Iterator[slice]:
+    """Cut a list of pictures into runs of at most ``most`` pixels or faces, one picture at least.
 
-    ``sizes``: the pixels of each.
+    ``sizes``: how many each has.
     """
     start = taken = 0
     for i, size in enumerate(sizes):
-        if i > start and taken + size > pixels:
+        if i > start and taken + size > most:
             yield slice(start, i)
             start, taken = i, 0
         taken += size

@@ -112,21 +112,19 @@ class GraphDetector:
             ModelError: the device's memory does not hold one picture.
         """
 
-        def find(some: Sequence[int]) -> list[tuple[Ints, Detections]]:
+        def find(some: Sequence[int]) -> list[Detections]:
             return self.detect_on_device(self.put([images[i] for i in some]))[: len(some)]
 
         check_pictures(images)
         large = [i for i, image in enumerate(images) if self._pyramid.scales(*image.shape[:2])]
         found = self._batches(images, large, find)
-        return [found[i][1] if i in found else Detections.none() for i in range(len(images))]
+        return [found.get(i, Detections.none()) for i in range(len(images))]
 
     def glance(self, images: Sequence[Image]) -> list[Detections]:
         """As :meth:`detect`: looking at fewer candidates gains little here."""
         return self.detect(images)
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[Ints, Detections]]:
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
         """The faces that the O-Net alone sees where faces should be, as ``FaceDetector.follow``.
 
         Args:
@@ -135,14 +133,14 @@ class GraphDetector:
                 finite, has no extent or lies outside the picture gives no face.
 
         Returns:
-            For each picture: which of its boxes each face came from (F,), and the faces.
+            The faces of each picture, in the order given, best face first.
 
         Raises:
             ValueError: a picture has another shape or type, or the lists differ in length.
             ModelError: the device's memory does not hold one picture.
         """
 
-        def find(some: Sequence[int]) -> list[tuple[Ints, Detections]]:
+        def find(some: Sequence[int]) -> list[Detections]:
             frames = self.put([images[i] for i in some])
             batch, height, width, _ = frames.shape()
             # Few shapes here, too.
@@ -164,8 +162,7 @@ class GraphDetector:
         check_pictures(images)
         some = [i for i, known in enumerate(boxes) if len(known)]
         found = self._batches(images, some, find)
-        none = np.zeros(0, np.int64), Detections.none()
-        return [found.get(i, none) for i in range(len(images))]
+        return [found.get(i, Detections.none()) for i in range(len(images))]
 
     def put(self, images: Sequence[Image]) -> ort.OrtValue:
         """Pictures of one size on the device, (batch, height, width, 3), the last ones empty."""
@@ -174,7 +171,7 @@ class GraphDetector:
             place[...] = image
         return ort.OrtValue.ortvalue_from_numpy(batch, self._device, 0)
 
-    def detect_on_device(self, frames: ort.OrtValue) -> list[tuple[Ints, Detections]]:
+    def detect_on_device(self, frames: ort.OrtValue) -> list[Detections]:
         """The faces in pictures that :meth:`put` has put there, large enough for a level.
 
         Raises:
@@ -199,19 +196,15 @@ class GraphDetector:
         boxes = self._run("refine", {**refined, "threshold": self._thresholds[1]})
         return self._decide(table, size, boxes)
 
-    def _decide(
-        self, table: ort.OrtValue, size: Ints, boxes: Inputs
-    ) -> list[tuple[Ints, Detections]]:
+    def _decide(self, table: ort.OrtValue, size: Ints, boxes: Inputs) -> list[Detections]:
         """The O-Net on ``boxes`` and ``scores``; then faces leave the device."""
         given = {"table": table, "size": size, **boxes, "threshold": self._thresholds[2]}
         found = self._run("decide", given)["faces"].numpy()
         results = []
         for faces in found:
             faces = faces[faces[:, 0] > 0]
-            landmarks = faces[:, 5:15].reshape(-1, 5, 2)
-            results.append(
-                (faces[:, 15].astype(np.int64), Detections(faces[:, 1:5], faces[:, 0], landmarks))
-            )
+            landmarks = faces[:, 5:].reshape(-1, 5, 2)
+            results.append(Detections(faces[:, 1:5], faces[:, 0], landmarks))
         return results
 
     def _run(self, step: str, inputs: Inputs) -> dict[str, ort.OrtValue]:
@@ -233,13 +226,13 @@ class GraphDetector:
         self,
         images: Sequence[Image],
         chosen: Sequence[int],
-        find: Callable[[Sequence[int]], list[tuple[Ints, Detections]]],
-    ) -> dict[int, tuple[Ints, Detections]]:
+        find: Callable[[Sequence[int]], list[Detections]],
+    ) -> dict[int, Detections]:
         """What ``find`` says of the ``chosen`` pictures, given to it in batches of one size."""
         by_size = defaultdict(list)
         for i in chosen:
             by_size[images[i].shape].append(i)
-        results: dict[int, tuple[Ints, Detections]] = {}
+        results: dict[int, Detections] = {}
         for (height, width, _), waiting in by_size.items():
             while waiting:
                 some = waiting[: self._at_once]

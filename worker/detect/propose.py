@@ -29,11 +29,9 @@ class Candidates:
     """(K,): index of each box's picture."""
     boxes: Floats
     """(K, 4)"""
-    origins: Ints
-    """(K,): which of its picture's boxes, as they came in, this one was; 0 if none came in."""
 
     def pick(self, chosen: npt.NDArray[np.bool_] | Ints) -> Candidates:
-        return Candidates(self.pictures[chosen], self.boxes[chosen], self.origins[chosen])
+        return Candidates(self.pictures[chosen], self.boxes[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +100,4 @@ def propose(
     pictures, boxes, scores, moves = pictures[kept], boxes[kept], scores[kept], moves[kept]
     kept = nms_by_group(boxes, scores, pictures, 0.7)
     boxes = square(shift(boxes[kept], moves[kept], inclusive=False))
-    return Candidates(pictures[kept], boxes, np.zeros_like(kept))
+    return Candidates(pictures[kept], boxes)

@@ -73,9 +73,12 @@ class TableMemory(threading.local):
     def window(self, height: int, width: int) -> Table:
         """A table, not yet filled, for one window of this size; the one of before ends."""
         shape = (height + 1, width + 1, 3)
-        if len(self._window) < math.prod(shape):
-            self._window = np.empty(math.prod(shape), np.int32)
-        return self._window[: math.prod(shape)].reshape(shape)
+        memory = self._window
+        if len(memory) < math.prod(shape):
+            memory = np.empty(math.prod(shape), np.int32)
+            if memory.nbytes <= _KEPT_BYTES:
+                self._window = memory
+        return memory[: math.prod(shape)].reshape(shape)
 
     def take(self, sizes: Sequence[tuple[int, int]]) -> list[Table]:
         """Tables, not yet filled, for pictures of these (height, width); those taken before end."""

@@ -2,10 +2,8 @@
 
 Between, known faces are followed, and now and then large new ones looked for. What decides is in
 the frames: a small grey thumbnail of each one, and its time. A lossless feed keeps its interval, so
-that the same frames give the same faces, however they were cut into batches. (A thumbnail is made
-of the size of a large JPEG that is there. That moves a likeness by some thousandths: only where one
-is as close to the limit as that may there be a cut or none.) A live feed stretches the interval
-while the picture is still or the worker is busy.
+that the same frames give the same faces, however they were cut into batches. A live feed stretches
+the interval while the picture is still or the worker is busy.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ from worker.records import Detections, Floats
 _SURVIVE_S = 1.0
 """How long a track waits for its face to be seen again."""
 
+_SURVIVE_FRAMES = 300
+"""And for how many frames at the most: a feed's clock may stand still."""
+
 _FRAME_GAP_S = 3.0
 """The longest time between two frames over which a face that both show keeps its track: in a feed
 with a frame a second each would be new otherwise."""
@@ -87,7 +90,7 @@ _numbers = attrgetter(*(each.name for each in fields(Track)))
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """The faces of one feed after one of its frames. Ids count from 1, none is used twice."""
+    """The faces of one feed after one of its frames. Ids count up, none is used twice."""
 
     next_id: int = 1
     known: tuple[Track, ...] = ()
@@ -175,7 +178,8 @@ class Tracks:
         return [
             track
             for track in self.known
-            if 0 <= seconds - track.seen <= (_SURVIVE_S if track.hidden else _FRAME_GAP_S)
+            if track.hidden < _SURVIVE_FRAMES
+            and 0 <= seconds - track.seen <= (_SURVIVE_S if track.hidden else _FRAME_GAP_S)
         ]
 
     def packed(self) -> list[Any]:

@@ -54,7 +54,8 @@ class Classifier:
 
         Raises:
             ValueError: the crops have another shape or type.
-            ModelError: the runtime failed, or gave back another number of rows than it was given.
+            ModelError: the runtime failed, or gave back another number of rows than it was given,
+                or what are no probabilities.
         """
         wanted = (self.size, self.size, CHANNELS[self.colour])
         if crops.shape[1:] != wanted or crops.dtype != np.uint8:
@@ -65,20 +66,26 @@ class Classifier:
         return np.concatenate(parts)
 
     def _call(self, crops: npt.NDArray[np.uint8]) -> Floats:
-        session = self.network.session
+        session, given = self.network.session, crops
+        if not self.network.on_cpu:
+            # A GPU is to meet few shapes: empty faces fill up to a power of two.
+            given = np.zeros((2 ** (len(crops) - 1).bit_length(), *crops.shape[1:]), np.uint8)
+            given[: len(crops)] = crops
         try:
-            (answer,) = session.run(None, {session.get_inputs()[0].name: crops})
+            (answer,) = session.run(None, {session.get_inputs()[0].name: given})
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(
                 f"the model {self.info.name} failed on {len(crops)} faces: {error}"
             ) from None
         probabilities = np.asarray(answer, np.float32)
-        if probabilities.shape != (len(crops), len(self.labels)):
+        if probabilities.shape != (len(given), len(self.labels)):
             raise ModelError(
-                f"the model {self.info.name} answered {probabilities.shape} for {len(crops)} faces "
+                f"the model {self.info.name} answered {probabilities.shape} for {len(given)} faces "
                 f"and {len(self.labels)} labels"
             )
-        return probabilities
+        if not np.isfinite(probabilities).all() or (probabilities < 0).any():
+            raise ModelError(f"the model {self.info.name} answers what are no probabilities")
+        return probabilities[: len(crops)]
 
 
 def load_classifier(

@@ -67,8 +67,8 @@ class Reading:
         numbers = (at, weight, *raw, *smoothed, led_since or 0.0)
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("it holds a number that is not finite")
-        if type(skipped) is not int:
-            raise ValueError("a count is not a whole number")
+        if type(skipped) is not int or type(label) is not int:
+            raise ValueError("a count or an index is not a whole number")
         if len(reading.smoothed) not in (0, len(reading.raw)) or label not in range(len(raw)):
             raise ValueError("its probabilities do not fit together")
         return reading

@@ -62,12 +62,9 @@ def decode_frame(body: bytes | None, feed: str, ingested_at: datetime) -> Frame:
         raise EntryError("not-a-frame", "the entry has no field `frame`")
     try:
         message = frame_pb2.Frame.FromString(body)
-        # A writer without a clock of its own may leave captured_at out.
-        captured_at = (
-            message.captured_at.ToDatetime(tzinfo=UTC)
-            if message.HasField("captured_at")
-            else ingested_at
-        )
+        # A writer without a clock of its own may leave captured_at out, or empty.
+        at = message.captured_at
+        captured_at = at.ToDatetime(tzinfo=UTC) if at.seconds or at.nanos else ingested_at
     except (DecodeError, ValueError, OverflowError) as error:
         raise EntryError("not-a-frame", f"field `frame` is not a mien.v1.Frame: {error}") from None
     if message.feed != feed:

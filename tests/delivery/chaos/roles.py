@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from tests.delivery.chaos.picture import Kind, Mark, draw, kind_of, read
@@ -62,10 +61,8 @@ class Stub:
     def glance(self, images: Sequence[Image]) -> list[Detections]:
         return [Detections.none()] * len(images)
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[npt.NDArray[np.int64], Detections]]:
-        return [(np.zeros(1, np.int64), face) for face in self.detect(images)]
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
+        return self.detect(images)
 
     def _suffer(self, mark: Mark) -> None:
         if mark.kind is Kind.POISON:

@@ -84,7 +84,7 @@ def test_against_the_naive_loop_the_same_faces_are_found():
     assert (full.of, full.reference) == ("full", "naive")
     assert full.reference_faces >= 20  # the clip begins with one face
     assert full.found > 0.9
-    assert full.equal_labels > 0.5
+    assert full.equal_labels >= 0.9
     assert {"torch", "facenet-pytorch"} <= set(report.facts.libraries)
     assert "(b) naive loop, cpu, threads" in text(report)
 
@@ -94,7 +94,8 @@ def test_feeds():
     report = Capacity.model_validate_json(bench(*words, *SHORT))
     (level,) = report.levels
     assert (level.feeds, report.rate, report.target_ms) == (1, 4.0, 100_000.0)
-    assert level.verdict in ("met", "lost", "pusher late")  # as busy as this machine is
+    assert level.offered_per_s > 0
+    assert level.verdict != "late"  # the others go by how busy this machine is
     assert report.feeds == (level.verdict == "met")
     assert f"{report.feeds} feeds at 4 frames/s" in text(report)
 

@@ -24,7 +24,7 @@ def test_each_frame_of_a_filled_stream_comes_to_an_event(clip):
     assert [event.pts_seconds for event in found.events] == pytest.approx(clip.seconds)
     assert {(event.width, event.height) for event in found.events} == {(160, 90)}
     assert 0 < found.frames <= FRAMES - 30  # the warm-up is not among them
-    assert found.worker_cpu_s >= 0
+    assert found.worker_cpu_s > 0.01
     assert found.peak_bytes > 50_000_000
     detect = found.stages["detect"]
     assert 0 < detect.buckets[math.inf] <= found.frames + 1

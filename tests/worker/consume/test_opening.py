@@ -16,6 +16,7 @@ from worker.consume import opening
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Opener, Unfit
+from worker.cores import Cores
 from worker.picture import FramePicture, Scale
 from worker.records import Frame
 from worker.wire import frame_pb2
@@ -35,18 +36,13 @@ def delivery(
     return Delivery(LEASE, "1700000000000-0", body.SerializeToString(), gone, stale_at, attempts)
 
 
-def opener_of(threads: int, cores: int | None = None) -> Opener:
-    return Opener(
-        threads,
-        threading.Semaphore(cores or threads),
-        max_pixels=100_000,
-        max_attempts=2,
-    )
+def opener_of(cores: Cores) -> Opener:
+    return Opener(cores, max_pixels=100_000, max_attempts=2)
 
 
 @pytest.fixture(params=[1, 3])
 def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    made = opener_of(request.param)
+    made = opener_of(Cores(request.param))
     yield made
     made.close()
 
@@ -114,11 +110,13 @@ def test_no_more_is_decoded_than_cores_are_free_and_little_ahead(
         return FramePicture.of(np.zeros((48, 64, 3), np.uint8))
 
     monkeypatch.setattr(opening, "open_picture", decode)
-    opener = opener_of(4, cores=2)
-    line = opener.open([delivery() for _ in range(20)])
-    next(line)
-    assert begun <= 6, "whoever does not take the pictures stops the decoding"
-    assert len(list(line)) == 19
+    cores = Cores(3)
+    opener = opener_of(cores)
+    with cores:  # somebody else computes
+        line = opener.open([delivery() for _ in range(20)])
+        next(line)
+        assert begun <= 5, "whoever does not take the pictures stops the decoding"
+        assert len(list(line)) == 19
     assert most <= 2
     opener.close()
 
@@ -133,10 +131,7 @@ def test_large_pictures_are_decoded_at_the_scale_that_their_feed_needs(
         asked.append(lease)
         return wanted or 2
 
-    opener = Opener(
-        1, threading.Semaphore(1), max_pixels=1_000_000, max_attempts=2,
-        first=first if wanted else None,
-    )  # fmt: skip
+    opener = Opener(Cores(1), max_pixels=1_000_000, max_attempts=2, first=first if wanted else None)
     (found,) = opener.open([delivery(data=jpeg(1280, 720))])
     opener.close()
     assert isinstance(found, Opened)

@@ -68,9 +68,7 @@ class Scripted:
         found = [[*self.shows.get(id(i), ()), *self.hidden.get(id(i), ())] for i in images]
         return [faces([box for box in some if box[2] - box[0] >= LARGE / 2]) for some in found]
 
-    def follow(
-        self, images: Sequence[Image], boxes: Sequence[Floats]
-    ) -> list[tuple[Floats, Detections]]:
+    def follow(self, images: Sequence[Image], boxes: Sequence[Floats]) -> list[Detections]:
         self.followed += map(id, images)
         found = []
         for image, expected in zip(images, boxes, strict=True):
@@ -79,8 +77,8 @@ class Scripted:
                 for box in self.shows.get(id(image), ())
                 if any(np.abs(np.array(box) - one).max() < 20 for one in expected)
             ]
-            found.append((np.arange(len(near)), faces(near)))
-        return found  # type: ignore[return-value]
+            found.append(faces(near))
+        return found
 
     def near(self, pictures: Sequence[FramePicture], boxes: Floats) -> list[Detections]:
         """As ``detect_near``, which looks at windows: those would have to be told apart."""

@@ -91,6 +91,8 @@ def test_memory_for_huge_pictures_is_not_kept(monkeypatch):
     monkeypatch.setattr(resample, "_KEPT_BYTES", 100_000)
     assert memory.take([(10, 10)])[0].base is memory.take([(5, 5)])[0].base
     assert memory.take([(200, 200)])[0].base is not memory.take([(200, 200)])[0].base
+    assert np.shares_memory(memory.window(10, 10), memory.window(5, 5))
+    assert not np.shares_memory(memory.window(200, 200), memory.window(200, 200))
 
 
 def test_each_thread_has_its_own_memory():

@@ -205,6 +205,14 @@ def test_a_clock_that_went_back_begins_new_tracks() -> None:
     assert feed.see(faces((100, 100)), 0.0) == [2]
 
 
+def test_where_the_clock_stands_still_tracks_end_all_the_same() -> None:
+    feed = Feed()
+    for i in range(400):
+        feed.see(faces((200 * i, 100)), 5.0)
+    assert len(feed.tracks.known) == 301
+    assert feed.see(faces((200 * 399, 100)), 5.0) == [400]
+
+
 def walk(count: int, seed: int) -> Iterator[Detections]:
     """Faces that wander, come and go."""
     rng = np.random.default_rng(seed)
@@ -253,8 +261,9 @@ def test_whatever_comes_ids_are_one_face_each_and_survive_a_change_of_worker(
         assert other.tracks == feed.tracks
         given_out = [i for i in ids if i]
         assert len(set(given_out)) == len(given_out)
-        assert begin == (0 not in ids) or not begin
+        assert not begin or 0 not in ids
         new = [i for i in given_out if i > newest]
+        assert begin or not new
         assert new == list(range(newest + 1, newest + 1 + len(new)))
         newest += len(new)
         assert {track.id for track in feed.tracks.known if not track.hidden} == set(given_out)

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from worker.emotion import classifier as classifier_module
-from worker.emotion.classifier import FACES_A_CALL, SHIPPED, SHIPPED_INT8, load_classifier
+from worker.emotion.classifier import (
+    FACES_A_CALL,
+    SHIPPED,
+    SHIPPED_INT8,
+    Classifier,
+    load_classifier,
+)
 from worker.errors import ModelError
+from worker.inference import Network
 
 onnx = pytest.importorskip("onnx", reason="the models of these tests are made with onnx")
 
@@ -140,6 +150,45 @@ def test_a_graph_that_answers_fewer_rows_is_caught(make_model: MakeModel) -> Non
     classifier = load_classifier(make_model(skip_first=True), "cpu")
     with pytest.raises(ModelError, match=r"answered \(4, 3\) for 5 faces"):
         classifier.classify(flat_crops(np.arange(5)))
+
+
+class Session:
+    """Answers in the place of a classifier's own session, and knows how many faces it was given."""
+
+    def __init__(
+        self, real: Classifier, answer: Callable[[np.ndarray], np.ndarray], provider: str = "CPU"
+    ) -> None:
+        self.answer, self.provider = answer, f"{provider}ExecutionProvider"
+        self.get_inputs = real.network.session.get_inputs
+        self.shapes: list[int] = []
+        network = Network(cast(ort.InferenceSession, self), {}, "0" * 16)
+        self.classifier = replace(real, network=network)
+
+    def get_providers(self) -> list[str]:
+        return [self.provider]
+
+    def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        (crops,) = inputs.values()
+        self.shapes.append(len(crops))
+        return [self.answer(crops)]
+
+
+def test_an_answer_that_is_no_number_is_caught(make_model: MakeModel) -> None:
+    classifier = load_classifier(make_model(), "cpu")
+
+    broken = Session(classifier, lambda crops: np.full((len(crops), 3), np.nan, np.float32))
+    with pytest.raises(ModelError, match="toy answers what are no probabilities"):
+        broken.classifier.classify(flat_crops(np.arange(1)))
+
+
+def test_a_gpu_meets_few_shapes(make_model: MakeModel) -> None:
+    classifier = load_classifier(make_model(), "cpu")
+    real = classifier.network.session
+    gpu = Session(classifier, lambda crops: real.run(None, {"faces": crops})[0], "CUDA")
+    for n in (1, 2, 3, 5, 8, 63, 65):
+        answer = gpu.classifier.classify(flat_crops(np.arange(n)))
+        np.testing.assert_allclose(answer, toy_probabilities(np.arange(n)), atol=1e-6)
+    assert set(gpu.shapes) == {1, 2, 4, 8, 64}
 
 
 @pytest.mark.parametrize("key", sorted(METADATA))

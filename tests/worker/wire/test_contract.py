@@ -69,6 +69,10 @@ def test_a_frame_without_a_clock_counts_from_its_arrival() -> None:
     decoded = codec.decode_frame(message.SerializeToString(), "f", NOW)
     assert decoded.captured_at == NOW
     assert decoded.time_base == 1
+    # Nor does one whose clock was never set stand still in 1970.
+    message.captured_at.SetInParent()
+    assert message.HasField("captured_at")
+    assert codec.decode_frame(message.SerializeToString(), "f", NOW).captured_at == NOW
 
 
 @pytest.mark.parametrize(
