@@ -211,7 +211,7 @@ class Capacity(_Record):
 
 
 class ManyFeeds(_Record):
-    """One feed against many at the same total rate."""
+    """One feed against many: the same frames, at the same total rate."""
 
     feeds: int
     frames_per_s: float

@@ -128,11 +128,13 @@ def paced(
     feeds: int,
     rate: float,
     seconds: float,
+    step: float | None = None,
 ) -> Paced:
     """Push the clip, over and over, to ``feeds`` live feeds, ``rate`` frames a second to each.
 
-    A rate below the clip's own leaves frames out, as a slower camera would: what moves is as fast.
-    At a higher one all are shown, in less time.
+    From one frame of a feed to its next are ``step`` of the clip's, 1 at least. By default a rate
+    below the clip's own leaves frames out, as a slower camera would: what moves is as fast. At a
+    higher one all are shown, in less time.
     The pushes come from another process, those of the feeds evenly spread over each period. What
     the server accepts in a warm-up of two seconds is not counted.
 
@@ -142,8 +144,8 @@ def paced(
     names = _names(feeds)
     pushed_s = _WARM_UP_S + seconds + _EXTRA_S
     plan = {
-        "feeds": names, "rate": rate, "step": max(1.0, clip.rate / rate), "seconds": pushed_s,
-        "warm_up_s": _WARM_UP_S,
+        "feeds": names, "rate": rate, "step": max(1.0, step or clip.rate / rate),
+        "seconds": pushed_s, "warm_up_s": _WARM_UP_S,
     }  # fmt: skip
     with (
         _server() as (url, server),
