@@ -54,7 +54,7 @@ def load_checkpoint(
     ``label_set`` chooses one of its heads, None the one that it was trained for. The facts:
     ``recipe``, ``config_digest``, ``seed``, ``epoch``, ``label_set``, ``history`` (a row of figures
     an epoch), ``data_digest``, ``pretrained`` (where its first weights were from), ``teachers``
-    (digests of the models that it learned from).
+    (digests of the models that it learned from), ``replanned`` (as the function gives it).
 
     Raises:
         ModelError: the file is missing, is no such checkpoint, or has no such head.
@@ -84,11 +84,12 @@ def load_checkpoint(
         "data_digest": settings["data_digest"],
         "pretrained": settings["pretrained"],
         "teachers": settings.get("teachers", "").split(),
+        "replanned": settings.get("replanned", []),
     }
     return Predictor(network, wanted, recipe.augmentation.crop, temperature=1.0).eval(), facts
 
 
-def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, str]) -> None:
+def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, Any]) -> None:
     """Refuse to go on with another recipe or other data; only numbers of epochs may change.
 
     Raises:
@@ -97,7 +98,8 @@ def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, str]) -> N
     """
     if not path.exists():
         raise SettingsError(f"there is no run to resume in {path.parent} (no {path.name})")
-    settings = open_checkpoint(path)["hyper_parameters"]
+    content = open_checkpoint(path)
+    settings = content["hyper_parameters"]
     begun = recipe_of(settings["recipe"], str(path))
     # A run that was limited to its first epochs knows nothing of the phases after them.
     phases = min(len(begun.phases), len(recipe.phases))
@@ -111,6 +113,24 @@ def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, str]) -> N
     for key, what in (("data_digest", "data"), ("votes_digest", "votes"), ("teachers", "teachers")):
         if settings.get(key, "") != provenance[key]:
             raise SettingsError(f"the run in {path.parent} was begun with other {what}")
+    done = content["epoch"] + 1
+    if done > recipe.epochs:
+        raise SettingsError(
+            f"the run in {path.parent} has {done} epochs, more than {recipe.epochs}"
+        )
+
+
+def replanned(begun: dict[str, Any], recipe: Recipe) -> list[list[int]]:
+    """How often a run's length was changed before it goes on with ``recipe``.
+
+    A pair each time: how many epochs it had had, and how many it was to have until then. A schedule
+    that was stretched or cut short is that of no recipe.
+    """
+    settings = begun["hyper_parameters"]
+    before = recipe_of(settings["recipe"], "the checkpoint")
+    pairs: list[list[int]] = list(settings.get("replanned", []))
+    changed = [phase.epochs for phase in before.phases] != [p.epochs for p in recipe.phases]
+    return [*pairs, [begun["epoch"] + 1, before.epochs]] if changed else pairs
 
 
 def _flat(recipe: Recipe, phases: int) -> dict[str, Any]:
@@ -139,7 +159,9 @@ def _network(recipe: Recipe, heads: dict[str, int], content: dict[str, Any]) -> 
         if key.startswith(prefix)
     }
     # A network that began with ImageNet's weights has three channels, and normalises as they do.
-    first = next(value for value in state.values() if value.ndim == 4)
+    first = next((value for value in state.values() if value.ndim == 4), None)
+    if first is None:
+        raise ValueError("it has no weights")
     network = Network(recipe.model, heads, recipe.augmentation.crop, colour=first.shape[1] == 3)
     network.load_state_dict(state)
     return network

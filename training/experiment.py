@@ -33,7 +33,7 @@ class Experiment(pl.LightningModule):
         self,
         recipe: Recipe,
         data: Examples,
-        provenance: dict[str, str],
+        provenance: dict[str, Any],
         weights: Weights | None = None,
     ) -> None:
         """``provenance`` says where data and weights are from; checkpoints keep it.
@@ -80,7 +80,7 @@ class Experiment(pl.LightningModule):
         self._parts = [1.0, recipe.auxiliary_weight][: len(heads)]
         for index, value in enumerate(torch.split(data.class_weights, self._columns)):
             self.register_buffer(f"class_weights_{index}", value, persistent=False)
-        self.public_loss = MeanMetric()
+        self.public_loss = MeanMetric(nan_strategy="disable")  # or it would leave them out
         self.public_accuracy = nn.ModuleList(
             MulticlassAccuracy(n, average="micro", ignore_index=NOT_COUNTED) for n in self._columns
         )
@@ -156,6 +156,12 @@ class Experiment(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         figures = self.trainer.callback_metrics
         keys = [key for key in figures if key.startswith(("train_loss", "public_"))]
+        # Before the checkpoints of the epoch: those that there are keep what was good.
+        if not all(math.isfinite(figures[key]) for key in keys):
+            raise SettingsError(
+                f"the loss of epoch {self.current_epoch + 1} is no longer a number: begin again "
+                "with a lower phases.learning_rate"
+            )
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,

@@ -158,7 +158,11 @@ def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blo
 def _load(network: nn.Module, weights: Weights | None, name: str) -> None:
     if weights is None:
         return
-    wanted = {key: value.shape for key, value in network.state_dict().items()}
+    own = network.state_dict()
+    # Files from before PyTorch 0.4.1, as torchvision's VGG16 with batch norm, do not count batches.
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    weights = {**counters, **weights}
+    wanted = {key: value.shape for key, value in own.items()}
     for key in [*wanted, *weights]:
         if key not in weights or key not in wanted or weights[key].shape != wanted[key]:
             raise ModelError(

@@ -51,7 +51,7 @@ class Augmentation(Settings):
     faces in a video, and those that move."""
     erasing: float = Field(default=0.3, ge=0, le=1)
     """Part of the pictures in which a rectangle is replaced by one random grey."""
-    mixup: float = Field(default=0.2, ge=0)
+    mixup: float = Field(default=0.2, ge=0, le=2)
     """Parameter of the Beta distribution that mixes pictures in pairs; 0 does not mix."""
 
 
@@ -149,7 +149,7 @@ class Recipe(Settings):
     """What the network is for, and what its epoch is chosen by."""
     auxiliary_weight: float = Field(default=0.0, ge=0)
     """Weight of the loss of a second head, which learns the other label set; 0 has no such head."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     batch_size: int = Field(default=128, ge=2)
     """Of all processes together."""
     augmentation: Augmentation = Augmentation()

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from training.average import MovingAverage
-from training.checkpoint import BEST, LAST, check_resumable, open_checkpoint
+from training.checkpoint import BEST, LAST, check_resumable, open_checkpoint, replanned
 from training.data import Dataset
 from training.experiment import Experiment
 from training.pretrained import load_weights
@@ -88,17 +88,21 @@ def fit(
     _check_processes(recipe, devices, nodes)
     given = examples(data, recipe)
     weights, pretrained = (None, "") if resume else load_weights(recipe)
-    provenance = {
+    provenance: dict[str, Any] = {
         "data_digest": data.digest(),
         "votes_digest": data.votes_digest() if recipe.needs_votes else "",
         "teachers": " ".join(given.teachers),
         "pretrained": pretrained,
+        "replanned": [],
     }
     last, best = out / LAST, out / BEST
     if resume:
         check_resumable(last, recipe, provenance)
         begun = open_checkpoint(last)
         provenance["pretrained"] = begun["hyper_parameters"]["pretrained"]
+        provenance["replanned"] = replanned(begun, recipe)
+        if not best.exists():
+            raise SettingsError(f"{out} has no {BEST}, which an earlier epoch may have been")
         if recipe.patience is not None and _waited(begun) >= recipe.patience:
             say(f"the run in {out} has ended: {recipe.patience} epochs brought nothing better")
             return best
@@ -126,10 +130,13 @@ def fit(
     except OSError as error:
         raise SettingsError(f"cannot write to the folder {out}: {error.strerror}") from None
     finally:
-        if trainer.interrupted:
+        if trainer.interrupted and last.exists():
             say(f"interrupted; go on with --resume --out {out}")
         if trainer.is_global_zero and best.exists():
-            _complete_history(best, experiment.history)
+            try:
+                _complete_history(best, experiment.history)
+            except (OSError, RuntimeError):
+                say(f"cannot write the figures of the epochs after it into {best}")
     return best if trainer.is_global_zero else None
 
 
@@ -237,9 +244,14 @@ def _trainer(
 def _complete_history(best: Path, history: list[dict[str, float]]) -> None:
     """The best epoch is seldom the last: its file gets the figures of those that came after it."""
     content = torch.load(best, map_location="cpu", weights_only=True)
+    if len(history) <= len(content["history"]):
+        return  # a run that failed before it had resumed knows of no epoch
     draft = best.with_suffix(".draft")
-    torch.save({**content, "history": history}, draft)
-    draft.replace(best)
+    try:
+        torch.save({**content, "history": history}, draft)
+        draft.replace(best)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _precision() -> Any:

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
 from training.augment import augment, mixup  # noqa: E402
+from training.models import centre_crop  # noqa: E402
 from training.recipe import Augmentation  # noqa: E402
 
 STILL = Augmentation(
@@ -54,6 +55,52 @@ def test_without_changes_pictures_are_themselves_or_mirrored() -> None:
     mirrored = (pictures - plain.flip(3)).abs().amax((1, 2, 3)) < 1e-4
     assert bool((same ^ mirrored).all())
     assert 16 < int(mirrored.sum()) < 48
+
+
+def test_the_crop_is_of_the_middle_and_keeps_its_size() -> None:
+    given = faces(8)
+    pictures = augment(given, still_but(crop=44), generator())
+    middle = centre_crop(given / 255, 44)
+    same, mirrored = (
+        (pictures - one).abs().amax((1, 2, 3)) < 1e-4 for one in (middle, middle.flip(3))
+    )
+    assert bool((same ^ mirrored).all())
+
+
+def test_rotation_turns_about_the_middle_within_its_angle() -> None:
+    """Two dots, one right of the middle and one above: both keep their distance and right angle."""
+    where = torch.arange(48.0) + 0.5 - 24
+
+    def place(dots: torch.Tensor) -> torch.Tensor:
+        light = augment(dots, still_but(rotation=12.0), generator())[:, 0]
+        weight = light.sum((1, 2))
+        x, y = (light.sum(1) * where).sum(1), (light.sum(2) * where).sum(1)
+        return torch.stack([x / weight, y / weight], 1)
+
+    right, above = (torch.zeros(300, 1, 48, 48, dtype=torch.uint8) for _ in range(2))
+    right[:, :, 23:25, 38:40] = 255
+    above[:, :, 8:10, 23:25] = 255
+    a, b = place(right), place(above)
+    for one in (a, b):
+        assert torch.allclose(one.norm(dim=1), torch.full((300,), 15.0), atol=0.1)
+    assert (a * b).sum(1).abs().max() < 2, "the same angle turns both"
+    angle = torch.rad2deg(torch.atan2(a[:, 1], a[:, 0].abs()))
+    assert 11 < angle.max() < 12.3
+    assert -12.3 < angle.min() < -11
+
+
+def test_brightness_is_added_and_contrast_is_about_the_mean() -> None:
+    flat = torch.full((500, 1, 48, 48), 128, dtype=torch.uint8)
+    means = augment(flat, still_but(brightness=0.2), generator()).mean((1, 2, 3)) - 128 / 255
+    assert 0.19 < means.max() <= 0.2 + 1e-4
+    assert -0.2 - 1e-4 <= means.min() < -0.19
+    halves = flat.clone()
+    halves[:, :, :24], halves[:, :, 24:] = 96, 160
+    pictures = augment(halves, still_but(contrast=0.25), generator())
+    factors = (pictures[:, 0, 47, 0] - pictures[:, 0, 0, 0]) / (64 / 255)
+    assert 1.24 < factors.max() <= 1.25 + 1e-3
+    assert 0.75 - 1e-3 <= factors.min() < 0.76
+    assert torch.allclose(pictures.mean((1, 2, 3)), torch.tensor(128 / 255), atol=1e-3)
 
 
 def test_scale_below_one_makes_the_face_smaller() -> None:

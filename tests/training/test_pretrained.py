@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -23,20 +24,35 @@ def _one_thread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "first", "deep"),
+    ("name", "settings", "first", "deep", "old"),
     [
-        ("vgg16", {"batch_norm": False}, "features.0.weight", ("features.28.weight", "block5.4")),
-        ("vgg16_bn", {}, "features.0.weight", ("features.40.weight", "block5.6")),
-        ("resnet50", {}, "conv1.weight", ("layer4.2.conv3.weight", "layer4.2.conv3")),
+        (
+            "vgg16", {"batch_norm": False}, "features.0.weight",
+            ("features.28.weight", "block5.4"), False,
+        ),
+        # torchvision's own file is as old as that.
+        ("vgg16_bn", {}, "features.0.weight", ("features.40.weight", "block5.6"), True),
+        ("resnet50", {}, "conv1.weight", ("layer4.2.conv3.weight", "layer4.2.conv3"), False),
+        ("resnet50", {}, "conv1.weight", ("layer4.2.conv3.weight", "layer4.2.conv3"), True),
     ],
-)
+)  # fmt: skip
 def test_a_file_of_torchvisions_weights_is_what_the_network_begins_with(
-    name: str, settings: dict[str, object], first: str, deep: tuple[str, str], tmp_path: Path
+    name: str,
+    settings: dict[str, object],
+    first: str,
+    deep: tuple[str, str],
+    old: bool,
+    tmp_path: Path,
 ) -> None:
+    """``old``: from before PyTorch 0.4.1, when no layer counted its batches."""
     from torchvision import models
 
     torch.manual_seed(5)
     original = getattr(models, name)(weights=None).state_dict()
+    if old:
+        original = OrderedDict(
+            (key, value) for key, value in original.items() if "num_batches" not in key
+        )
     path = tmp_path / "imagenet.pth"
     torch.save(original, path)
     model = {"network": name.removesuffix("_bn"), "weights": str(path), **settings}

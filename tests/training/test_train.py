@@ -162,6 +162,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(
         load_checkpoint(tmp_path / "other.ckpt")
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
     (tmp_path / "data.csv").write_text("emotion,pixels,Usage\n")
+    content["state_dict"] = {}
+    torch.save(content, tmp_path / "empty.ckpt")
+    with pytest.raises(ModelError, match=r"empty\.ckpt contradicts itself: it has no weights"):
+        load_checkpoint(tmp_path / "empty.ckpt")
     for name in ("tensor.ckpt", "data.csv"):
         with pytest.raises(ModelError, match=f"{name} is not a checkpoint of mien train$"):
             load_checkpoint(tmp_path / name)
@@ -288,6 +292,49 @@ def test_dropout_is_resumed_too(tiny: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(3)
     resumed = trained(tiny, recipe(2), tmp_path / "broken", resume=True)
     assert resumed["history"] == unbroken["history"]
+
+
+def test_a_run_whose_loss_is_no_number_ends_and_keeps_what_was_good(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    phases = [
+        {"epochs": 1, "learning_rate": 1e-3},
+        {"epochs": 3, "learning_rate": 1e30},
+    ]
+    with pytest.raises(SettingsError, match=r"epoch 2 is no longer a number.*learning_rate"):
+        fit(tiny, recipe_with(phases=phases, average=0.0), tmp_path, say=quiet)
+    assert [row["epoch"] for row in load_checkpoint(tmp_path / BEST)[1]["history"]] == [1]
+    assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 0
+
+
+def test_a_resumed_run_tells_that_its_length_was_changed(tiny: Dataset, tmp_path: Path) -> None:
+    def recipe(epochs: int) -> Recipe:
+        return recipe_with(phases=[{"epochs": epochs, "learning_rate": 1e-30}], average=0.0)
+
+    trained(tiny, recipe(2), tmp_path)
+    assert load_checkpoint(tmp_path / LAST)[1]["replanned"] == []
+    trained(tiny, recipe(3), tmp_path, resume=True)
+    trained(tiny, recipe(5), tmp_path, resume=True)
+    assert load_checkpoint(tmp_path / LAST)[1]["replanned"] == [[2, 2], [3, 3]]
+    with pytest.raises(SettingsError, match="has 5 epochs, more than 4"):
+        fit(tiny, recipe(4), tmp_path, resume=True, say=quiet)
+
+
+def test_a_run_that_cannot_be_resumed_keeps_its_best(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    history = trained(tiny, RECIPE, tmp_path)["history"]
+    with monkeypatch.context() as patch:
+        patch.setattr("training.average.MovingAverage.setup", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            fit(tiny, RECIPE, tmp_path, resume=True, say=quiet)
+    assert load_checkpoint(tmp_path / BEST)[1]["history"] == history
+    (tmp_path / BEST).unlink()
+    with pytest.raises(SettingsError, match=r"has no best\.ckpt"):
+        fit(tiny, RECIPE, tmp_path, resume=True, say=quiet)
 
 
 def test_a_run_that_was_moved_remembers_its_best(tiny: Dataset, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ import numpy as np
 from training.data.dataset import FER2013, SIZE, SPLITS, Dataset
 from worker.errors import DataError
 
+_ZIP = b"PK\x03\x04"
+_ENCODING = "utf-8-sig"
+"""Spreadsheets put a mark before the text."""
 _COLUMNS = ["emotion", "pixels", "Usage"]
 _BYTE = {str(value): value for value in range(256)}
 _EMOTION = {str(index): index for index in range(len(FER2013.labels))}
@@ -98,7 +102,10 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 file.seek(0)
-                yield io.TextIOWrapper(file, encoding="utf-8", newline="")
+                if file.read(4) == _ZIP:
+                    raise DataError(f"{path} is an incomplete zip: its end is missing")
+                file.seek(0)
+                yield io.TextIOWrapper(file, encoding=_ENCODING, newline="")
                 return
             with zipfile.ZipFile(file) as archive:
                 members = [name for name in archive.namelist() if name.endswith(".csv")]
@@ -107,8 +114,10 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
                         f"{path.name} must hold one .csv file, but it holds {len(members)}"
                     )
                 with archive.open(members[0]) as member:
-                    yield io.TextIOWrapper(member, encoding="utf-8", newline="")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                    yield io.TextIOWrapper(member, encoding=_ENCODING, newline="")
+    except (
+        zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError
+    ) as error:  # fmt: skip
         # NotImplementedError: a packing that Python does not know; RuntimeError: a password.
         raise DataError(f"{path} cannot be unpacked: {error}") from None
     except OSError as error:

@@ -1,10 +1,11 @@
 """FER2013 as a folder of pictures: ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``.
 
 Kaggle has several such copies. Where a file keeps the name of its split (``PublicTest_123.jpg``),
-the name decides. Where it does not, the folder does: ``train/`` is Training, ``validation/`` or
-``val/`` is PublicTest, ``test/`` is PrivateTest. If nothing is in PublicTest then, about a tenth
-of Training takes its place, so that a run has something to choose its epoch on: chosen by the hash
-of the pixels, hence the same in every copy, and with equal pictures on the same side.
+the name decides. Where it does not, the folder does: ``train/`` is Training, ``validation/``,
+``valid/`` or ``val/`` is PublicTest, ``test/`` is PrivateTest; capitals do not matter. If nothing
+is in PublicTest then, about a tenth of Training takes its place, so that a run has something to
+choose its epoch on: chosen by the hash of the pixels, hence the same in every copy, and with equal
+pictures on the same side.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from training.data.dataset import FER2013, SIZE, SPLITS, Dataset
 from worker.errors import DataError
 
 _TRAINING, _PUBLIC, _PRIVATE = range(len(SPLITS))
-_FOLDERS = {"train": _TRAINING, "validation": _PUBLIC, "val": _PUBLIC, "test": _PRIVATE}
+_FOLDERS = {"train": _TRAINING, **dict.fromkeys(("validation", "valid", "val"), _PUBLIC),
+            "test": _PRIVATE}  # fmt: skip
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 # The other names are those of the copy "emotion-detection-fer".
 _CLASSES = {name: index for index, name in enumerate(FER2013.labels)} | {
@@ -35,17 +37,16 @@ def read_folders(path: Path) -> Dataset:
     """Read all pictures below ``path``, ordered by split's folder, class's folder and file name.
 
     Raises:
-        DataError: there is no train/ or no picture, a class's folder has another name than an
-            expression, or a picture is unreadable or not 48 x 48; the text names it.
+        DataError: there is no train/ or no picture, a split's folder has an unknown name or a
+            class's another one than an expression, or a picture is unreadable or not 48 x 48; the
+            text names it.
     """
     # OpenCV would tell of damage in its own words, beside ours.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     images: list[npt.NDArray[np.uint8]] = []
     labels: list[int] = []
     splits: list[int] = []
-    if not (path / "train").is_dir():
-        raise DataError(f"{path} holds no train/ folder with a folder of pictures for each class")
-    for folder, split in _FOLDERS.items():
+    for folder, split in _splits(path):
         for file, label in _files(path, folder):
             images.append(_picture(path, file))
             labels.append(label)
@@ -58,11 +59,28 @@ def read_folders(path: Path) -> Dataset:
     return Dataset(faces, np.array(labels, np.int64), places)
 
 
-def _files(path: Path, folder: str) -> list[tuple[Path, int]]:
+def _splits(path: Path) -> list[tuple[Path, int]]:
+    """The folders of the splits, and which split each is; such as hold no classes are left out."""
+    found = []
+    for folder in sorted(path.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        split = _FOLDERS.get(folder.name.lower())
+        if split is not None:
+            found.append((folder, split))
+        elif any(within.name.lower() in _CLASSES for within in folder.iterdir()):
+            raise DataError(
+                f"{folder} holds expressions, but its name is that of no split; known are "
+                f"{', '.join(_FOLDERS)}"
+            )
+    if not any(split == _TRAINING for _, split in found):
+        raise DataError(f"{path} holds no train/ folder with a folder of pictures for each class")
+    return sorted(found, key=lambda one: list(_FOLDERS).index(one[0].name.lower()))
+
+
+def _files(path: Path, folder: Path) -> list[tuple[Path, int]]:
     found: list[tuple[Path, int]] = []
-    if not (path / folder).is_dir():
-        return found
-    for within in sorted((path / folder).iterdir()):
+    for within in sorted(folder.iterdir()):
         if not within.is_dir() or within.name.startswith("."):
             continue
         label = _CLASSES.get(within.name.lower())

@@ -39,7 +39,7 @@ def read_votes(path: Path, usages: list[str] | None = None) -> npt.NDArray[np.ui
             names the line (the header is line 1).
     """
     try:
-        with path.open(encoding="utf-8", newline="") as text:
+        with path.open(encoding="utf-8-sig", newline="") as text:
             rows = list(csv.reader(text))
     except OSError as error:
         raise DataError(f"cannot read the votes {path}: {error.strerror or error}") from None

@@ -42,6 +42,8 @@ class ModelFacts:
     pretrained: str | None
     teachers: list[str] | None
     """Digests of the models that it learned from."""
+    replanned: list[list[int]]
+    """Each time that the run's length was changed: epochs had, epochs planned until then."""
     recipe: dict[str, Any]
     history: list[dict[str, Any]]
     """An entry an epoch: epoch, train_loss, public_loss, public_accuracy."""
@@ -89,6 +91,7 @@ def read_facts(classifier: Classifier) -> ModelFacts:
         epoch=training.get("epoch"),
         pretrained=training.get("pretrained"),
         teachers=training.get("teachers"),
+        replanned=training.get("replanned", []),
         recipe=recipe,
         history=training.get("history", []),
     )

@@ -193,6 +193,11 @@ def _teachers(digests: Sequence[str] | None) -> str | None:
     return None if digests is None else ", ".join(digests) or "none"
 
 
+def _replanned(changes: Sequence[Sequence[int]]) -> dict[str, str]:
+    told = "; ".join(f"until epoch {had} it was to have {planned}" for had, planned in changes)
+    return {"epochs, changed while it ran": told} if told else {}
+
+
 def _facts(report: Mapping[str, Any]) -> str:
     model = report["model"]
     facts = {
@@ -207,6 +212,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "teachers": _teachers(model.get("teachers")),
         "seed": model["seed"],
         "epoch": model["epoch"],
+        **_replanned(model.get("replanned", [])),
         "configuration": model["config_digest"],
         "data, trained on": model["data_digest"],
         "data, measured on": report["data"]["digest"],

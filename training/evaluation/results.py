@@ -69,17 +69,21 @@ def table(rows: Sequence[Row], folder: Path) -> str:
     """The table in Markdown; below it, why some rows have no figures.
 
     Raises:
-        DataError: a report is malformed, or a row has neither a report nor a reason.
+        DataError: a report is malformed, a row has neither a report nor a reason, or its reports
+            are no seeds of one recipe.
     """
     lines = [_line(_HEAD), _line(["---"] * len(_HEAD))]
     reasons = []
     for row in rows:
         found = [folder / name / "report.json" for name in row.reports]
-        reports = [_report(path) for path in found if path.exists()]
-        if not reports and not row.not_run:
+        missing = [path for path in found if not path.exists()]
+        if missing and (len(missing) < len(found) or not row.not_run):
             raise DataError(
-                f"{row.model}, {row.recipe}: there is no {found[0]}, and rows.toml does not say why"
+                f"{row.model}, {row.recipe}: there is no {missing[0]}, and rows.toml does not say "
+                "why"
             )
+        reports = [] if missing else [_report(path) for path in found]
+        _check_seeds(row, reports)
         if not reports:
             reasons.append(f"- {row.model}, {row.recipe}: not run: {row.not_run}")
         lines.append(_line([*_original(row), *(_figures(reports) if reports else _blank())]))
@@ -135,6 +139,18 @@ def _report(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a report of mien evaluate: {error!r}") from None
     return report
+
+
+def _check_seeds(row: Row, reports: Sequence[dict[str, Any]]) -> None:
+    """Further reports are of the same recipe with other seeds, or they tell nothing of it."""
+    models = [report["model"] for report in reports]
+    seeds = {model.get("seed") for model in models}
+    recipes = {model.get("config_digest") for model in models}
+    if len(reports) > 1 and (len(seeds) < len(reports) or len(recipes) > 1):
+        raise DataError(
+            f"{row.model}, {row.recipe}: the reports {', '.join(row.reports)} are not of one "
+            "recipe with different seeds"
+        )
 
 
 def _original(row: Row) -> list[str]:

@@ -90,6 +90,21 @@ def test_files_that_are_no_data_are_refused(tmp_path: Path) -> None:
         read_data(tmp_path / "binary.csv")
 
 
+def test_a_mark_before_the_text_is_none_of_the_columns(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(f"{HEADER}\n3,{GOOD_PIXELS},Training\n", encoding="utf-8-sig")
+    assert read_data(path).labels.tolist() == [3]
+
+
+def test_half_a_download_is_named(tmp_path: Path, tiny_csv: Path) -> None:
+    packed = tmp_path / "data.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tiny_csv, "fer2013.csv")
+    packed.write_bytes(packed.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"data\.zip is an incomplete zip"):
+        read_data(packed)
+
+
 def test_zips_without_one_csv_or_with_damage_are_refused(tmp_path: Path, tiny_csv: Path) -> None:
     packed = tmp_path / "data.zip"
     with zipfile.ZipFile(packed, "w") as archive:
@@ -97,13 +112,14 @@ def test_zips_without_one_csv_or_with_damage_are_refused(tmp_path: Path, tiny_cs
     with pytest.raises(DataError, match=r"must hold one \.csv file, but it holds 0"):
         read_data(packed)
 
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(tiny_csv, "fer2013.csv")
-    content = bytearray(packed.read_bytes())
-    content[2000:2400] = bytes(400)
-    packed.write_bytes(content)
-    with pytest.raises(DataError, match=r"data\.zip"):
-        read_data(packed)
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(packed, "w", method) as archive:
+            archive.write(tiny_csv, "fer2013.csv")
+        content = bytearray(packed.read_bytes())
+        content[2000:2400] = bytes(400)
+        packed.write_bytes(content)
+        with pytest.raises(DataError, match=r"data\.zip"):
+            read_data(packed)
 
 
 def test_the_real_file_has_its_known_counts(fer2013: Dataset) -> None:

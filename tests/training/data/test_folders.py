@@ -54,6 +54,18 @@ def test_folders_tell_the_split_where_names_do_not(tmp_path: Path) -> None:
     ]
 
 
+def test_a_split_is_known_by_other_names_too(tmp_path: Path) -> None:
+    put(tmp_path / "Train" / "happy" / "im0.png", picture(0))
+    put(tmp_path / "valid" / "sad" / "im0.png", picture(1))
+    put(tmp_path / "Test" / "sad" / "im0.png", picture(2))
+    (tmp_path / "logs" / "today").mkdir(parents=True)
+    assert read_folders(tmp_path).splits.tolist() == [0, 1, 2]
+
+    put(tmp_path / "holdout" / "sad" / "im0.png", picture(3))
+    with pytest.raises(DataError, match=r"holdout holds expressions, but .* known are train, "):
+        read_folders(tmp_path)
+
+
 def test_a_tenth_of_training_is_held_out_and_copies_stay_together(tmp_path: Path) -> None:
     for seed in range(200):
         for name in ("one", "two"):
