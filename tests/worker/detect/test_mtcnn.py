@@ -340,7 +340,7 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
         alike=(0.5, 0.5),
         sampler=lambda images: AreaSampler(images, TableMemory()),
     )
-    detector = FaceDetector(steps, ModelInfo("fake", "0", "0" * 16), threads=1)
+    detector = FaceDetector(steps, ModelInfo("fake", "0", "0" * 16), Cores())
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[:, 200:] = 255
     faces = detector.detect([picture])[0]
@@ -511,7 +511,7 @@ def test_faces_of_a_real_video_are_followed(detector, data_dir):
     followed = detector.follow(pictures[1:], [faces.boxes for faces in found[:-1]])
     overlaps = [
         max((overlap(box, other) for other in faces.boxes), default=0)
-        for (_, faces), expected in zip(followed, found[1:], strict=True)
+        for faces, expected in zip(followed, found[1:], strict=True)
         for box in expected.boxes
     ]
     assert len(overlaps) >= 35
