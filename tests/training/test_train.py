@@ -175,6 +175,18 @@ def test_a_checkpoint_of_another_architecture_is_refused(
         load_checkpoint(tmp_path / "none.ckpt")
 
 
+def test_weights_that_decay_has_driven_to_nothing_are_nothing(
+    unbroken: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    content = torch.load(unbroken[0] / BEST, weights_only=True)
+    key = next(k for k, v in content["state_dict"].items() if v.ndim == 4)
+    content["state_dict"][key].view(-1)[:3] = torch.tensor([1e-41, -1e-39, 1e-20])
+    torch.save(content, tmp_path / "decayed.ckpt")
+    network = load_checkpoint(tmp_path / "decayed.ckpt")[0].network
+    first = network.get_parameter(key.removeprefix("network.")).flatten()[:3]
+    assert first.tolist() == [0, 0, pytest.approx(1e-20, rel=1e-6)]
+
+
 def test_a_label_without_pictures_is_named(tiny: Dataset, tmp_path: Path) -> None:
     rows = ~((tiny.labels == 1) & (tiny.splits == 0))
     with pytest.raises(DataError, match="no pictures of disgust in Training"):
