@@ -79,3 +79,12 @@ class ModelError(MienError):
 
 class DataError(MienError):
     """A training data set is missing or malformed."""
+
+
+CANNOT_BIND = (OSError, UnicodeError)
+"""What is raised for an address that cannot be listened at; the latter: no host has such a name."""
+
+
+def reason(error: OSError | UnicodeError) -> str:
+    """What is wrong, without its number."""
+    return getattr(error, "strerror", None) or str(error)

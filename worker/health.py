@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
-from worker.errors import SettingsError
+from worker.errors import CANNOT_BIND, SettingsError, reason
 
 log = structlog.get_logger()
 
@@ -125,10 +125,8 @@ def serve(host: str, port: int, registry: CollectorRegistry, health: Health) -> 
 
     try:
         server = make_server(host, port, app, _Server, _Quiet)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot serve metrics on {host}:{port}: {error.strerror or error}"
-        ) from None
+    except CANNOT_BIND as error:
+        raise SettingsError(f"cannot serve metrics on {host}:{port}: {reason(error)}") from None
     Gauge(
         "mien_loop_age_seconds",
         f"Time since the slowest stage of the worker's loop came round; at {ALIVE_S:g} the worker "

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.delivery.machines import DEBIAN, EMBEDDED, Machine, Workshop
 from tests.doubles import running_worker
-from tests.feeds import push_frames, wait_until
+from tests.feeds import frame_of, push_frames, wait_until
+from worker.capture.writer import Writer
 from worker.errors import MienError, ServerError, ServerUnavailable
 from worker.subscribe.events import events
 from worker.wire.books import read_books
+from worker.wire.registry import register
 from worker.wire.server import Server
 
 RULES = (
@@ -84,6 +88,25 @@ def test_what_the_user_may_not_do_is_named(guarded: Machine, feed: str) -> None:
     assert "hset" in said.lower()
     with pytest.raises(MienError, match="our user may not do that"):
         push_frames(Server(url(guarded, "reader:s3cret")), feed, 1)
+
+
+def test_a_writer_that_may_not_register_outlasts_a_lost_registry(
+    guarded: Machine, feed: str
+) -> None:
+    operator = Server(url(guarded, ":of-the-operator"))
+    rights = "-@all +@connection +time ~mien:{*}:* %R~mien:feeds +@read +@write +@scripting"
+    operator.command("ACL", "SETUSER", "camera", "on", ">s3cret", *rights.split())
+    register(operator, feed)
+    said: list[str] = []
+    server = Server(url(guarded, "camera:s3cret"))
+    writer = Writer(server, feed, stop=threading.Event(), say=said.append)
+    pushed = [writer.push(frame_of(writer, 0))]
+    operator.command("HDEL", "mien:feeds", feed)
+    for sequence in (1, 2):
+        time.sleep(1.1)  # it looks once a second
+        pushed.append(writer.push(frame_of(writer, sequence)))
+    assert [one.status for one in pushed] == ["accepted"] * 3
+    assert [f"no feed {feed} is registered any more" in line for line in said] == [True]
 
 
 def test_keys_that_the_user_may_not_touch(guarded: Machine, feed: str) -> None:

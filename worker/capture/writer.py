@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from worker.capture.unreplicated import Unreplicated
-from worker.errors import ServerFull, ServerUnavailable, SessionSuperseded
+from worker.errors import NotPermitted, ServerFull, ServerUnavailable, SessionSuperseded
 from worker.records import Frame, Policy
 from worker.wire.codec import encode_frame
 from worker.wire.commands import Argument
@@ -72,6 +72,7 @@ class Writer:
         self._stop = stop
         self._say = say
         self._said = ""
+        self._unregistered = False
         self._in_doubt = False
         self._replicas = replicas
         self._kept = Unreplicated()
@@ -180,10 +181,15 @@ class Writer:
             return
         try:
             self.settings = refresh(self._server, self.feed, self.settings)
+            self._unregistered = False
         except ServerUnavailable:
             # In a Cluster the registry's shard may be gone while the feed's is well.
             if self._in_doubt:
                 raise
+        except NotPermitted as error:
+            if not self._unregistered:
+                self._say(str(error))  # and what can be pushed still is
+            self._unregistered = True
         self._in_doubt = False
         self._settings_read = time.monotonic()
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker.errors import ServerUnavailable, SettingsError
+from worker.errors import CANNOT_BIND, ServerUnavailable, SettingsError, reason
 from worker.operate.durations import seconds
 from worker.operate.feeds import RATE_OVER_S, Look, Looks, Status, as_json
 from worker.operate.remove import remove
@@ -169,10 +169,8 @@ def _serve(server: Server, host: str, port: int) -> None:
     REGISTRY.register(FeedCollector(server))
     try:
         http, thread = start_http_server(port, host)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot serve metrics on {host}:{port}: {error.strerror or error}"
-        ) from None
+    except CANNOT_BIND as error:
+        raise SettingsError(f"cannot serve metrics on {host}:{port}: {reason(error)}") from None
     say(f"metrics of the feeds at {server.name} are served on {host}:{http.server_port}")
     # As the first process of a container it would not be heard otherwise.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

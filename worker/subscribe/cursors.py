@@ -102,6 +102,7 @@ class Subscription:
         """Read these feeds from now on and no others; one that is new begins at ``since``."""
         for feed in self._cursors.keys() - set(feeds):
             del self._cursors[feed]
+        self._found = [one for one in self._found if one.feed in self._cursors]
         if set(feeds) - self._cursors.keys():
             self._looked_at = float("-inf")
         self._feeds = feeds
@@ -184,7 +185,7 @@ class Subscription:
         found = self._server.command(
             "XREVRANGE", FeedKeys.of(feed).events, entry_id, "-", "COUNT", 1
         )
-        return (text(found[0][0]), int(found[0][1].get(b"n", 0))) if found else ("0-0", 0)
+        return (text(found[0][0]), _ordinal(found[0][1]) or 0) if found else ("0-0", 0)
 
     def _begin(self, feed: str, last: str, ordinal: int | None) -> _Cursor:
         """Where ``feed`` begins; a feed that turns up later begins at its first event."""
@@ -206,7 +207,8 @@ class Subscription:
         else:
             after = since if "-" in since else f"{since}-0"
         oldest = self._server.command("XRANGE", FeedKeys.of(feed).events, "-", "+", "COUNT", 1)
-        if oldest and int(oldest[0][1].get(b"n", 1)) > 1 and _order(oldest[0][0]) > _order(after):
+        first = _ordinal(oldest[0][1]) if oldest else None
+        if first and first > 1 and _order(oldest[0][0]) > _order(after):
             # What we were to begin at is trimmed. How much of it came after `after` is unknown.
             self._found.append(Gap(feed, None, text(oldest[0][0])))
         return _Cursor(after, None, seen=isinstance(since, str))
@@ -224,6 +226,14 @@ def tails(server: Server, feeds: Sequence[str]) -> dict[str, Position | ServerEr
         feed: reply if isinstance(reply, ServerError) else Position(text(reply[0]), reply[1])
         for feed, reply in zip(feeds, replies, strict=True)
     }
+
+
+def _ordinal(fields: dict[bytes, bytes]) -> int | None:
+    """An event's; None if it has none, as it is foreign."""
+    try:
+        return int(fields[b"n"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _order(entry_id: str | bytes) -> tuple[int, int]:

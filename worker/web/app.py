@@ -37,6 +37,8 @@ from worker.wire.server import Server
 _STATIC = Path(__file__).parent / "static"
 _THREADS = 8
 _FRESH_S = 1.0
+_SCRAPE_S = 9.0
+"""Our connections give up after 8 seconds at the latest, Prometheus after 10."""
 
 # What a machine's own table says of these differs, and browsers are told not to guess.
 mimetypes.add_type("text/javascript", ".js")
@@ -65,6 +67,8 @@ def build(
         registry: what /metrics serves; the books of all feeds are added to it.
     """
     hub, threads = Hub(server), Threads(_THREADS)
+    # That the server hangs is known when our connections to it time out, and is to be told.
+    scrapes = Threads(1, deadline_s=_SCRAPE_S)
     api, sessions = Api(server, hub, threads), Sessions(access)
     live = Live(server, hub, api, access, places, metrics)
     static = _Static(directory=_STATIC)
@@ -79,6 +83,7 @@ def build(
         live.close()
         api.close()
         threads.close()
+        scrapes.close()
 
     async def page(request: Request) -> Response:
         return await static.get_response("index.html", request.scope)
@@ -101,7 +106,7 @@ def build(
     async def scrape(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         # In a thread: the collector asks the server.
-        body = await threads.shared(("metrics", kind), _FRESH_S, lambda: encode(registry))
+        body = await scrapes.shared(("metrics", kind), _FRESH_S, lambda: encode(registry))
         return Response(body, headers={"Content-Type": kind})
 
     routes = [

@@ -58,7 +58,10 @@ def web(
     ] = None,
     proxy: Annotated[
         str | None,
-        typer.Option(help="Address of a proxy whose X-Forwarded-For and -Proto are believed."),
+        typer.Option(
+            envvar="MIEN_WEB_PROXY",
+            help="Address or network of proxies whose X-Forwarded-For and -Proto are believed.",
+        ),
     ] = None,
     max_live: Annotated[int, typer.Option(min=1, help="Live streams at once.")] = 500,
     max_live_each: Annotated[
@@ -142,7 +145,8 @@ def token_command(
 ) -> None:
     """Make a token, show it once, and append its hash to the file of tokens.
 
-    Who runs takes the file up within a second. To revoke a token, delete its lines.
+    Who runs takes the file up within a second. To revoke a token, delete its lines; a container
+    sees that once it is made anew, as most editors put a new file in the old one's place.
 
     Example: mien web token wall --feeds 'cam*' --expires 90d --tokens tokens.toml
     """

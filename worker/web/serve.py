@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from worker.errors import SettingsError
+from worker.errors import CANNOT_BIND, SettingsError, reason
 from worker.web.app import Web
 
 _UNREAD_MS = 60_000
@@ -119,8 +119,8 @@ def listen(host: str, port: int) -> socket.socket:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         listening.bind(address)
         listening.listen()
-    except OSError as error:
-        raise SettingsError(f"cannot serve at {host}:{port}: {error.strerror or error}") from None
+    except CANNOT_BIND as error:
+        raise SettingsError(f"cannot serve at {host}:{port}: {reason(error)}") from None
     return listening
 
 

@@ -121,7 +121,7 @@ def new_token(
 
 
 def digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find(tokens: tuple[Token, ...], presented: str) -> Token | None:

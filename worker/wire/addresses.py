@@ -87,6 +87,8 @@ def parse_address(url: str) -> Address:
     try:
         options = parse_url(plain if kind else url)  # type: ignore[no-untyped-call]
         check_tls(options)
+        for host in hosts.split(","):
+            (host.rpartition(":")[0] or host).encode("idna")  # as the resolver will
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{name} is not a server's URL: {error}") from None
     sentinel = {

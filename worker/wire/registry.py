@@ -116,14 +116,23 @@ def refresh(server: Server, feed: str, known: FeedSettings) -> FeedSettings:
     """The settings of ``feed`` as they stand now; called by a running writer every REFRESH_S.
 
     A registry that has lost the feed (a flush, a failover) is given it back as it was ``known``.
+
+    Raises:
+        NotPermitted: it has lost the feed, and our user may not enter one.
     """
     while True:
         value = server.command("HGET", FEEDS, feed)
         if value:
             return _parse(value)[0]
         restored = known.model_copy(update={"removing": False})
-        if replace_entry(server, feed, b"", restored):
-            return restored
+        try:
+            if replace_entry(server, feed, b"", restored):
+                return restored
+        except NotPermitted:
+            raise NotPermitted(
+                f"no feed {feed} is registered any more, and this user may not enter it: no worker "
+                "takes its frames until the operator does"
+            ) from None
 
 
 def replace_entry(
@@ -194,7 +203,9 @@ def _changed(feed: str, before: FeedSettings | None, changes: dict[str, Any]) ->
 
 def _parse(value: bytes) -> tuple[FeedSettings, str | None]:
     try:
-        return FeedSettings.model_validate(json.loads(value)), None
+        settings = FeedSettings.model_validate(json.loads(value))
+        settings.model_dump_json()  # half a surrogate pair can be read, but not sent on
+        return settings, None
     except ValidationError as error:
         why = _first_fault(error)
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from tests.doubles import Running, running_worker
 from tests.feeds import START, frame_of, push_frames, wait_until
 from worker.errors import FeedNameError, ServerError, ServerUnavailable, SettingsError
 from worker.records import FrameEvent, ModelInfo
+from worker.subscribe.cursors import Subscription
 from worker.subscribe.events import Gap, Rewind, events
 from worker.wire.books import read_books
 from worker.wire.codec import encode_event
@@ -156,6 +157,41 @@ def test_a_foreign_entry_in_the_event_stream_is_passed_over(
     server.command("XADD", FeedKeys.of(feed).events, "*", "event", b"\xff", "n", 2)
     every = list(events(feed, redis=server_url, since="start", follow=False))
     assert [event.ordinal for event in every] == [1]
+
+
+def test_a_foreign_entry_at_the_beginning_hides_nothing(
+    server: Server, server_url: str, feed: str
+) -> None:
+    server.command("XADD", FeedKeys.of(feed).events, "5-1", "event", "x", "n", "x")
+    made = publish_by_hand(server, feed, "6-1", "7-1")
+    register(server, feed)
+    for since in ("1-0", "start"):
+        assert list(events(feed, redis=server_url, since=since, follow=False)) == made
+
+
+def test_what_an_outage_kept_of_a_feed_that_is_left_is_told_to_nobody(
+    server: Server, feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the page: the last viewer of a feed goes while the server is away."""
+    other = f"{feed}-other"
+    subscription = Subscription(server, [feed, other], "now")
+    publish_by_hand(server, feed, "5-1", "6-1")
+    publish_by_hand(server, other, "5-1")
+    subscription.read(None)
+    publish_by_hand(server, feed, "7-1", first=3)
+    assert subscription.read(None)
+    roll_back(server, feed, to=1)
+
+    def away(*_words: object, **_options: object) -> None:
+        raise ServerUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.subscribe.cursors._LOOK_S", 0.0)
+        patch.setattr(server, "read_streams", away)
+        with pytest.raises(ServerUnavailable):
+            subscription.read(None)
+    subscription.follow([other])
+    assert not subscription.read(None)
 
 
 def publish_by_hand(server: Server, feed: str, *ids: str, first: int = 1) -> list[FrameEvent]:

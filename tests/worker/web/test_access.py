@@ -264,6 +264,7 @@ def test_a_session_ends_with_its_time_and_is_renewed_before(
     ("body", "headers", "status"),
     [
         (b'{"token": "mien_wrong"}', {"Content-Type": "application/json"}, 401),
+        (b'{"token": "\\ud800"}', {"Content-Type": "application/json"}, 401),
         (b'{"token": 1}', {"Content-Type": "application/json"}, 400),
         (b"[]", {"Content-Type": "application/json"}, 400),
         (b"{", {"Content-Type": "application/json"}, 400),

@@ -56,6 +56,7 @@ def running(url: str, *arguments: str | Path) -> Iterator[tuple[subprocess.Popen
         (["--tls-cert", "x.pem", "--tls-key", "x.pem"], "--tls-cert x.pem with --tls-key x.pem"),
         (["--session-key", "nowhere"], "cannot read --session-key nowhere"),
         (["--host", "no.such.host.invalid"], "cannot serve at no.such.host.invalid:0"),
+        (["--host", "a..b"], "cannot serve at a..b:0"),
         (["--redis", "http://x"], "is not a server's URL"),
     ],
 )

@@ -57,6 +57,8 @@ def test_a_cluster() -> None:
         ("redis+cluster://me:s3cret@one:70x0,two", "not valid"),
         ("redis+cluster://", "no host"),
         ("redis://", "no host"),
+        ("redis://me:s3cret@.example", "empty or too long"),
+        ("redis+cluster://me:s3cret@one,a..b:6379", "empty or too long"),
         ("redis+mirror://me:s3cret@one", "begins with"),
         ("unix+cluster://me:s3cret@one", "begins with"),
         ("redis+cluster://me:s3cret@one?sentinel_password=x", "no options"),

@@ -86,6 +86,16 @@ def test_a_writer_follows_what_is_set_and_registers_again_after_a_flush(
     assert registered(server) == ({feed: known}, {}), "with all that an operator had set"
 
 
+def test_a_text_that_can_be_read_but_not_written_is_as_good_as_none(
+    server: Server, feed: str
+) -> None:
+    server.command("HSET", "mien:feeds", feed, '{"source": "door \\ud83d"}')
+    settings, complaints = registered(server)
+    assert settings[feed].source == ""
+    assert "its settings cannot be used" in complaints[feed]
+    assert change(server, feed, depth=5).depth == 5
+
+
 def test_whoever_registers_first_after_a_flush_is_followed(
     server: Server, feed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
