@@ -98,7 +98,7 @@ def test_the_next_batch_is_read_and_decoded_while_one_is_analysed(
     with running_worker(
         server_url, OneFace(seen.pass_through), batch_size=4, batch_wait_ms=1000, detect_every=1
     ) as worker:
-        wait_until(lambda: read_books(server, feed).in_hand == 8)
+        wait_until(lambda: read_books(server, feed).in_hand == 8 and bool(seen.calls))
         assert seen.calls == [4]
         assert worker.thread.is_alive()
         seen.open()
