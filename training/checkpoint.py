@@ -18,7 +18,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 _NOTHING = 1e-30
 """A weight below this adds nothing to any sum here. Strong decay drives some on to where float32
-has no full precision (1e-38), and there processors are slower by a factor of forty."""
+has no full precision (1e-38), and there processors are some twenty times slower."""
 
 # What torch.load raises on files that are not its own.
 NOT_TORCHS = (
