@@ -71,7 +71,7 @@ def test_the_comparison_without_the_naive_loop():
 
 
 def test_against_the_naive_loop_the_same_faces_are_found():
-    pytest.importorskip("facenet_pytorch")
+    pytest.importorskip("facenet_pytorch", reason="needs the training extra")
     words = ("--size", "640x360", *SHORT[2:], "--against", "facenet-pytorch")
     report = Comparison.model_validate_json(bench(*words))
     (size,) = report.sizes
