@@ -1,9 +1,10 @@
 """Convolutions of deep layers as matrix products, for training on processors with bfloat16.
 
 The gradient of the weights of a 3 x 3 convolution over 2 x 2 to 6 x 6 pixels takes oneDNN four to
-fourteen times as long as the same product of two matrices, and the deep layers of VGG16 and
-ResNet50 are such. On two cores with AMX an epoch of VGG16 takes 0.70 of the time, one of ResNet50
-0.80 (``python -m tests.training.speed``). The numbers differ by rounding alone.
+fourteen times as long as the same product of two matrices, that of a 1 x 1 convolution of stride 2
+two to five times, and the deep layers of VGG16 and ResNet50 are such. On two cores with AMX an
+epoch of VGG16 takes 0.70 of the time, one of ResNet50 0.78 (``python -m tests.training.speed``).
+The numbers differ by rounding alone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def _is_suitable(convolution: nn.Conv2d) -> bool:
         side in (1, 3)
         and convolution.kernel_size == (side, side)
         and convolution.padding == (side // 2, side // 2)
-        and convolution.stride == convolution.dilation == (1, 1)
+        and convolution.stride in ((1, 1), (2, 2))
+        and convolution.dilation == (1, 1)
         and convolution.groups == 1
         and convolution.padding_mode == "zeros"
         and convolution.in_channels >= _FEWEST_CHANNELS
@@ -56,44 +58,57 @@ class _Quick(nn.Conv2d):
             # (N, H, W, C), which is how channels_last has it in memory.
             rows = pictures.to(torch.bfloat16).permute(0, 2, 3, 1)
             weight = self.weight.to(torch.bfloat16)
+            step = self.stride[0]
             if point:
-                out = functional.linear(rows, weight[:, :, 0, 0])
+                out = functional.linear(rows[:, ::step, ::step], weight[:, :, 0, 0])
             else:
-                out = _Three.apply(rows.contiguous(), weight)
+                out = _Three.apply(rows.contiguous(), weight, step)
             if self.bias is not None:
                 out = out + self.bias.to(torch.bfloat16)
             return out.permute(0, 3, 1, 2)
 
 
 class _Three(torch.autograd.Function):
-    """3 x 3 with a border of zeros: (N, H, W, C) and (O, C, 3, 3) -> (N, H, W, O)."""
+    """3 x 3 with a border of zeros: (N, H, W, C) and (O, C, 3, 3) -> (N, H, W, O).
+
+    Of every ``step``-th row and column of pixels.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, step: int) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        n, height, width, channels = rows.shape
-        by_place = weight.permute(2, 3, 1, 0).reshape(9 * channels, -1)
-        return (_patches(rows) @ by_place).view(n, height, width, -1)
+        ctx.step = step
+        return _patches(rows, step) @ weight.permute(2, 3, 1, 0).flatten(0, 2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         rows, weight = ctx.saved_tensors
         out, channels = weight.shape[:2]
         gradient = gradients[0].contiguous()
         of_rows = of_weight = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and ctx.step == 1:
             # A pixel gave to each of its neighbours by the weight of the opposite place.
-            by_place = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(9 * out, channels)
-            of_rows = (_patches(gradient) @ by_place).view(rows.shape)
+            of_rows = _patches(gradient, 1) @ weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
+        elif ctx.needs_input_grad[0]:
+            by_place = gradient @ weight.permute(0, 2, 3, 1).flatten(1)
+            wide = functional.pad(torch.zeros_like(rows), (0, 0, 1, 1, 1, 1))
+            for place, part in zip(_nine(wide, ctx.step), by_place.split(channels, 3), strict=True):
+                place += part
+            of_rows = wide[:, 1:-1, 1:-1]
         if ctx.needs_input_grad[1]:
-            by_place = gradient.view(-1, out).t() @ _patches(rows)
+            by_place = gradient.view(-1, out).t() @ _patches(rows, ctx.step).flatten(0, 2)
             of_weight = by_place.view(out, 3, 3, channels).permute(0, 3, 1, 2)
-        return of_rows, of_weight
+        return of_rows, of_weight, None
 
 
-def _patches(rows: Tensor) -> Tensor:
-    """(N, H, W, C) -> (N H W, 9 C): of each pixel the nine around it, row by row."""
-    n, height, width, channels = rows.shape
-    wide = functional.pad(rows, (0, 0, 1, 1, 1, 1))
-    nine = [wide[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return torch.cat(nine, 3).view(n * height * width, 9 * channels)
+def _patches(rows: Tensor, step: int) -> Tensor:
+    """(N, H, W, C) -> (N, H, W, 9 C): the nine around each ``step``-th pixel, row by row."""
+    return torch.cat(_nine(functional.pad(rows, (0, 0, 1, 1, 1, 1)), step), 3)
+
+
+def _nine(wide: Tensor, step: int) -> list[Tensor]:
+    """Nine views (N, H, W, C) of pictures that have a border: each one place of 3 x 3."""
+    height, width = wide.shape[1] - 2, wide.shape[2] - 2
+    return [
+        wide[:, y : y + height : step, x : x + width : step] for y in range(3) for x in range(3)
+    ]
