@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.errors import ServerError
+from worker.errors import ServerError, ServerUnavailable
 from worker.records import FrameEvent
 from worker.wire.codec import decode_event
 from worker.wire.keys import FeedKeys
@@ -77,6 +77,8 @@ class _Cursor:
     """Whether there has been an event of the id ``after``: then the stream cannot end before it."""
     doubt: bool = False
     """An event came whose ordinal had been: nothing more is taken until that is cleared up."""
+    refused: bool = False
+    """The server refuses to tell of the feed, as when its key holds something else by now."""
 
 
 class Subscription:
@@ -115,10 +117,21 @@ class Subscription:
     def read(self, block_ms: int | None) -> list[Found] | None:
         """What comes next; None if nothing came within ``block_ms`` (None: is there now)."""
         self._find_feeds()
-        if self._cursors:
-            by_key = {FeedKeys.of(feed).events: feed for feed in self._cursors}
-            after = {key: self._cursors[feed].after for key, feed in by_key.items()}
-            streams = self._server.read_streams(after, count=_READ_AT_ONCE, block_ms=block_ms)
+        readable = {feed: cursor for feed, cursor in self._cursors.items() if not cursor.refused}
+        if readable:
+            by_key = {FeedKeys.of(feed).events: feed for feed in readable}
+            after = {key: readable[feed].after for key, feed in by_key.items()}
+            try:
+                streams = self._server.read_streams(after, count=_READ_AT_ONCE, block_ms=block_ms)
+            except ServerUnavailable:
+                raise
+            except ServerError:
+                # One feed that is refused fails them all: without it, if there is one, we go on.
+                self._looked_at = float("-inf")
+                self._find_feeds()
+                if not any(cursor.refused for cursor in readable.values()):
+                    raise
+                return []
             for key, entries in streams or ():
                 feed = by_key[key]
                 for entry_id, fields in entries:
@@ -166,12 +179,18 @@ class Subscription:
             if isinstance(tail, ServerError):
                 if self._feeds is not None and len(names) == 1:
                     raise tail
-                log.debug("%s: %s", feed, tail, extra={"feed": feed})
+                cursor = self._cursors.get(feed)
+                news = cursor is not None and not cursor.refused
+                level = logging.WARNING if news else logging.DEBUG
+                log.log(level, "%s: %s", feed, tail, extra={"feed": feed})
+                if cursor is not None:
+                    cursor.refused = True
                 continue
             last, ordinal = tail.frame_id, tail.ordinal
             cursor = self._cursors.get(feed)
             if cursor is None:
                 cursor = self._cursors[feed] = self._begin(feed, last, ordinal)
+            cursor.refused = False
             if cursor.doubt:
                 last, agreed = self._last_up_to(feed, cursor.after)
                 # Ordinals that go back without that are foreign: they are no measure.

@@ -360,6 +360,42 @@ def test_a_feed_whose_events_are_no_stream_hides_no_other(server: Server, server
         list(events("spoilt", redis=server_url, since="start", follow=False))
 
 
+def test_a_feed_whose_events_become_something_else_stops_no_other(
+    server: Server, server_url: str, feed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = FeedKeys.of("spoilt").events
+    publish_by_hand(server, feed, "1-0")
+    publish_by_hand(server, "spoilt", "1-0")
+    subscription = Subscription(server, [feed, "spoilt"], "start")
+
+    def read() -> list[tuple[str, str]]:
+        found = [one for _ in range(3) for one in subscription.read(None) or ()]
+        return [(one.feed, getattr(one, "frame_id", type(one).__name__)) for one in found]
+
+    assert sorted(read()) == sorted([(feed, "1-0"), ("spoilt", "1-0")])
+    server.command("SET", key, "not a stream")
+    publish_by_hand(server, feed, "2-0", first=2)
+    assert read() == [(feed, "2-0")]
+    publish_by_hand(server, feed, "3-0", first=3)
+    assert read() == [(feed, "3-0")]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("spoilt: ")
+    assert "WRONGTYPE" in said
+
+    server.command("DEL", key)
+    publish_by_hand(server, "spoilt", "5-0", first=2)
+    wait_until(lambda: ("spoilt", "5-0") in read())
+
+
+def test_what_is_refused_of_the_only_feed_is_raised(server: Server, feed: str) -> None:
+    publish_by_hand(server, feed, "1-0")
+    subscription = Subscription(server, [feed], "start")
+    assert subscription.read(None)
+    server.command("SET", FeedKeys.of(feed).events, "not a stream")
+    with pytest.raises(ServerError, match="WRONGTYPE"):
+        subscription.read(None)
+
+
 def test_rewinds_and_gaps_are_logged_where_nobody_asks(
     server: Server, server_url: str, feed: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -165,6 +165,17 @@ def test_as_many_feeds_as_may_be_with_the_longest_names(site: Site, server: Serv
     assert read.startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_feed_that_is_none_any_more_stops_no_other(site: Site, server: Server) -> None:
+    for feed in ("cam1", "cam2"):
+        publish(server, feed, 1)
+    with site.live(ONE) as one, site.live(ONE.replace("cam1", "cam2")) as other:
+        one.ready()
+        other.ready()
+        server.command("SET", FeedKeys.of("cam2").events, "not a stream")
+        publish(server, "cam1", 2, first=2)
+        assert [said.id for said in one.take(2)] == [f"{frame_id(n)}/{n}" for n in (2, 3)]
+
+
 def test_a_new_preview_is_announced(site: Site, server: Server) -> None:
     publish(server, "cam1", 1)
     with site.live(ONE) as stream:
