@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,22 @@ class Killable:
         self._server.start()
 
     def kill(self) -> None:
+        self._signal(signal.SIGKILL).wait()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """It takes connections, and answers nothing."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> subprocess.Popen[bytes]:
         process = self._server._process
         assert process is not None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+        return process
 
     def stop(self) -> None:
         self._server.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -230,6 +231,22 @@ def test_a_server_that_is_away_is_said_at_once(killable: Killable) -> None:
         assert "mien_server_up{" in metrics
         killable.start()
         wait_until(lambda: site.get("/api/feeds").status_code == 200)
+
+
+def test_metrics_tell_in_time_of_a_server_that_hangs(killable: Killable) -> None:
+    with serving(Server(killable.url)) as site:
+        register(Server(killable.url), "cam1")
+
+        def up() -> tuple[str, bool]:
+            # Prometheus waits for 10 s, unless it is told otherwise.
+            body = site.get("/metrics", timeout=10).text
+            (value,) = re.findall(r"^mien_server_up\{.*\} (.*)$", body, re.MULTILINE)
+            return value, "mien_feed_" in body
+
+        assert up() == ("1.0", True)
+        with killable.hung():
+            wait_until(lambda: up() == ("0.0", False))
+        wait_until(lambda: up() == ("1.0", True))
 
 
 def test_who_asks_much_at_once_keeps_nobody_waiting(
