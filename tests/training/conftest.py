@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.training.recipes import recipe_with
 from training.data import FER2013, SPLITS, Dataset, read_data
 from training.data.votes import VOTED
 
@@ -95,3 +96,17 @@ def fer2013_zip(data_dir: Path) -> Path:
 def fer2013(fer2013_zip: Path) -> Dataset:
     """The real data, all of it."""
     return read_data(fer2013_zip)
+
+
+@pytest.fixture(scope="session")
+def unbroken(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run of ``recipe_with()``, and the lines that it said."""
+    import torch
+
+    from training.train import fit
+
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("unbroken")
+    lines: list[str] = []
+    fit(tiny, recipe_with(), out, say=lines.append)
+    return out, lines
