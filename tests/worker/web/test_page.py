@@ -261,9 +261,7 @@ def test_who_needs_a_token_is_asked_for_one(browser: Browser, tmp_path: Path) ->
             seen.page.locator("#session").wait_for()
             seen.page.fill("#token", "mien_nobody")
             seen.page.keyboard.press("Enter")
-            seen.page.wait_for_function(
-                "document.querySelector('#session-error').textContent.length > 0"
-            )
+            seen.page.locator("#session-error:not(:empty)").wait_for()
             seen.page.fill("#token", token[0])
             seen.page.keyboard.press("Enter")
             seen.page.locator(".card[data-feed=door-1]").wait_for()
