@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from training.augment import augment, mixup
+from training.augment import augment, mixup, scaled
 from training.batches import Batches, seeded
 from training.convolution import quicken
 from training.models import Network, Weights, centre_crop
@@ -124,6 +124,7 @@ class Experiment(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             pictures = augment(faces, settings, self.random)
             pictures, targets = mixup(pictures, targets, settings.mixup, self.random)
+            pictures = scaled(pictures, self.recipe.side_at(self.current_epoch))
         logits = self.network(pictures.contiguous(memory_format=torch.channels_last)).float()
         losses = [
             part * nn.functional.cross_entropy(head, target, self.get_buffer(f"class_weights_{i}"))
@@ -202,8 +203,10 @@ class Experiment(pl.LightningModule):
             optimizer = torch.optim.SGD(
                 parameters, rate, momentum=settings.momentum, nesterov=nesterov
             )
-        else:
+        elif settings.name == "adam":
             optimizer = torch.optim.Adam(parameters, rate)
+        else:
+            optimizer = torch.optim.AdamW(parameters, rate)
         if isinstance(schedule, Cosine):
             steps = len(self.data.targets) // min(self.recipe.batch_size, len(self.data.targets))
             each: list[Callable[[int], float]] = [

@@ -140,6 +140,7 @@ def vgg16(model: Vgg16Model, weights: Weights | None, colour: bool) -> Blocks:
 def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blocks:
     """torchvision's ResNet50 features; the stem can be one that keeps more of a small picture."""
     from torchvision.models import resnet50 as plain
+    from torchvision.models.resnet import Bottleneck
 
     whole = plain(weights=None)
     _load(whole, weights, "resnet50")
@@ -151,6 +152,12 @@ def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blo
     stem: list[nn.Module] = [whole.conv1, whole.bn1, whole.relu]
     if model.stem == "imagenet":
         stem.append(whole.maxpool)
+    elif model.stem == "deep":
+        stem = [ConvBlock(channels, 32), ConvBlock(32, 64), nn.MaxPool2d(2)]
+    if model.zero_residual and weights is None:
+        for module in whole.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
     layers = [(f"layer{n}", getattr(whole, f"layer{n}")) for n in (1, 2, 3, 4)]
     return [("normalise", _normalise(colour)), ("stem", nn.Sequential(*stem)), *layers]
 

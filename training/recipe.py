@@ -82,9 +82,14 @@ class Vgg16Model(PretrainedModel):
 
 class ResNet50Model(PretrainedModel):
     network: Literal["resnet50"]
-    stem: Literal["imagenet", "7x7", "3x3"] = "imagenet"
+    stem: Literal["imagenet", "7x7", "3x3", "deep"] = "imagenet"
     """``imagenet``: 7 x 7 convolution of stride 2 and max-pool, a quarter of the side is left;
-    ``7x7``: without the max-pool, a half; ``3x3``: 3 x 3 of stride 1, without it: all of it."""
+    ``7x7``: without the max-pool, a half; ``3x3``: 3 x 3 of stride 1, without it: all of it;
+    ``deep``: two convolutions of 3 x 3 over all of it, then a max-pool: a half, of what was looked
+    at in full."""
+    zero_residual: bool = False
+    """Each block begins as the identity: the last scale of its residual is 0 (Goyal et al. 2017).
+    Only for random first weights."""
 
 
 Model = Annotated[
@@ -93,11 +98,12 @@ Model = Annotated[
 
 
 class Optimizer(Settings):
-    name: Literal["sgd", "adam"] = "sgd"
-    """SGD with Nesterov momentum, or Adam."""
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """SGD with Nesterov momentum, Adam, or Adam with a weight decay of its own."""
     momentum: Part = 0.9
     weight_decay: float = Field(default=5e-4, ge=0)
-    """Not on biases and normalisation. With Adam it is coupled: Keras' L2 of half as much."""
+    """Not on biases and normalisation. With ``adam`` it is coupled: Keras' L2 of half as much; with
+    ``adamw`` weights shrink by this part of the learning rate, whatever their gradients."""
     weight_decay_of: dict[str, NotNegative] = {}
     """Other values for the parameters whose names start so."""
     gradient_clip: float = Field(default=0.0, ge=0)
@@ -132,6 +138,15 @@ class Phase(Settings):
     """Each block further from the output learns at this part of the next one's rate."""
 
 
+class Stage(Settings):
+    """A part of the run whose pictures are smaller than the crop."""
+
+    side: int = Field(ge=16, le=48)
+    """Pixels, to which the crop is scaled."""
+    until: float = Field(gt=0, lt=1)
+    """Part of all epochs after which it ends."""
+
+
 class Distillation(Settings):
     """A part of each target is what other models say of the picture and its mirror image."""
 
@@ -156,6 +171,9 @@ class Recipe(Settings):
     optimizer: Optimizer = Optimizer()
     schedule: Annotated[Cosine | Plateau, Field(discriminator="kind")] = Cosine(kind="cosine")
     phases: tuple[Phase, ...] = Field(min_length=1)
+    growth: tuple[Stage, ...] = ()
+    """Progressive resizing (Tan & Le 2021): most of the run sees smaller pictures, which cost less,
+    and what is left after these stages sees the crop as it is, as PublicTest is seen always."""
     label_smoothing: Part = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: each class's loss is weighted by N / (classes x its pictures)."""
@@ -172,6 +190,12 @@ class Recipe(Settings):
     def _consistent(self) -> Self:
         if self.augmentation.scale[0] > self.augmentation.scale[1]:
             raise ValueError("augmentation.scale must be (smallest, largest)")
+        ends = [stage.until for stage in self.growth]
+        sides = [stage.side for stage in self.growth]
+        if ends != sorted(set(ends)) or sides != sorted(set(sides)):
+            raise ValueError("growth must go up from stage to stage, in side and until")
+        if sides and sides[-1] >= self.augmentation.crop:
+            raise ValueError("growth.side must be below augmentation.crop")
         random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
         if random and any(phase.train_from for phase in self.phases):
             raise ValueError(
@@ -191,6 +215,13 @@ class Recipe(Settings):
                 return phase, first
             first += phase.epochs
         return self.phases[-1], first - self.phases[-1].epochs
+
+    def side_at(self, epoch: int) -> int:
+        """Pixels of the pictures' side in an epoch (from 0)."""
+        for stage in self.growth:
+            if epoch < stage.until * self.epochs:
+                return stage.side
+        return self.augmentation.crop
 
     @property
     def needs_votes(self) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
-from training.augment import augment, mixup  # noqa: E402
+from training.augment import augment, mixup, scaled  # noqa: E402
 from training.models import centre_crop  # noqa: E402
 from training.recipe import Augmentation  # noqa: E402
 
@@ -182,3 +182,12 @@ def test_mixup_can_be_off() -> None:
     mixed, wanted = mixup(pictures, targets, 0, generator())
     assert mixed is pictures
     assert wanted is targets
+
+
+def test_what_gets_smaller_is_averaged() -> None:
+    stripes = torch.tensor([0.0, 1.0]).repeat(22).expand(1, 1, 44, 44)
+    small = scaled(stripes, 22)
+    assert small.shape == (1, 1, 22, 22)
+    # A triangle as wide as two of the new pixels; where the picture ends, a part of it.
+    assert torch.allclose(small[..., 1:-1], torch.full((22, 20), 0.5), atol=1e-5)
+    assert scaled(stripes, 44) is stripes

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,7 @@ def _one_thread() -> None:
         (Vgg16Model(network="vgg16", batch_norm=False, top="dense"), 48, 6),
         (ResNet50Model(network="resnet50", stem="3x3"), 32, 5),
         (ResNet50Model(network="resnet50", stem="7x7"), 44, 5),
+        (ResNet50Model(network="resnet50", stem="deep", zero_residual=True), 44, 5),
         (ResNet50Model(network="resnet50", top="dense"), 48, 6),
     ],
     ids=lambda value: getattr(value, "network", None),
@@ -61,6 +64,29 @@ def test_the_original_network_is_the_notebooks() -> None:
     assert widths == [64, 64, 128, 128, 256, 256, 512, 512]
     dense = [m.out_features for m in network.modules() if isinstance(m, torch.nn.Linear)]
     assert dense == [1024, 7]
+
+
+@pytest.mark.parametrize(
+    ("stem", "left"), [("3x3", 44), ("7x7", 22), ("deep", 22), ("imagenet", 11)]
+)
+def test_a_stem_leaves_as_much_of_the_picture_as_it_says(stem: Any, left: int) -> None:
+    network = Network(ResNet50Model(network="resnet50", stem=stem), HEADS, 44).eval()
+    assert isinstance(network.body, torch.nn.Sequential)
+    with torch.no_grad():
+        assert network.body[:2](torch.zeros(1, 1, 44, 44)).shape == (1, 64, left, left)
+
+
+def test_blocks_can_begin_as_the_identity() -> None:
+    def last_block(*, zero: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = ResNet50Model(network="resnet50", zero_residual=zero)
+        layer = Network(model, HEADS, 44).eval().body.get_submodule("layer4")
+        given = torch.rand(1, 2048, 2, 2)
+        with torch.no_grad():
+            return given, layer.get_submodule("2")(given)
+
+    assert torch.equal(*last_block(zero=True))
+    assert not torch.equal(*last_block(zero=False))
 
 
 def test_a_predictor_crops_scales_and_divides_by_its_temperature() -> None:

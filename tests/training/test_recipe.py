@@ -51,6 +51,19 @@ def test_a_bare_name_is_our_best_recipe() -> None:
         (("[model]", "augmentation = {scale = [1.1, 0.9]}\n[model]"), r"smallest, largest"),
         (("[model]", 'schedule = {kind = "step"}\n[model]'), r"schedule: .*'cosine', 'plateau'"),
         (("[model]", "[model"), "is not TOML"),
+        (
+            ("[model]", "growth = [{side=40, until=0.5}, {side=32, until=0.8}]\n[model]"),
+            "growth must go up from stage to stage, in side and until",
+        ),
+        (
+            ("[model]", "growth = [{side=32, until=0.5}, {side=40, until=0.5}]\n[model]"),
+            "growth must go up from stage to stage, in side and until",
+        ),
+        (
+            ("[model]", "growth = [{side=44, until=0.5}]\n[model]"),
+            r"growth\.side must be below augmentation\.crop",
+        ),
+        (("[model]", "growth = [{side=32, until=1.0}]\n[model]"), r"growth\.0\.until: .*less than"),
         (('"small-cnn"', '"small-cnn"\nwidths = [0, 1, 2, 3]'), r"widths\.0: .*greater than or"),
         (
             ('"small-cnn"', '"vgg16"\n[[phases]]\nepochs=1\nlearning_rate=1\ntrain_from="heads"'),
@@ -91,6 +104,16 @@ def test_fewer_epochs_shorten_the_last_phases_first(tmp_path: Path) -> None:
     assert recipe.phase_at(2) == (recipe.phases[0], 0)
     assert recipe.phase_at(3) == (recipe.phases[1], 3)
     assert recipe.phase_at(13) == (recipe.phases[1], 3)
+
+
+def test_pictures_grow_by_the_parts_of_the_whole_run(tmp_path: Path) -> None:
+    stages = "growth = [{side = 32, until = 0.5}, {side = 40, until = 0.7}]\n"
+    recipe = read_recipe(written(tmp_path, stages + MINIMAL)).changed(max_epochs=99)
+    assert [recipe.side_at(epoch) for epoch in range(3)] == [32, 32, 40]
+    longer = stages + MINIMAL.replace("epochs = 3", "epochs = 10")
+    recipe = read_recipe(written(tmp_path, longer))
+    assert [recipe.side_at(epoch) for epoch in range(10)] == [32] * 5 + [40] * 2 + [44] * 3
+    assert read_recipe(written(tmp_path, MINIMAL)).side_at(0) == 44
 
 
 def test_weights_are_for_networks_that_have_some(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from training.batches import Batches  # noqa: E402
 from training.checkpoint import BEST, LAST, load_checkpoint  # noqa: E402
 from training.data import FERPLUS, Dataset, read_data  # noqa: E402
 from training.experiment import rate_at  # noqa: E402
+from training.models import Network  # noqa: E402
 from training.train import fit  # noqa: E402
 from worker.errors import DataError, SettingsError  # noqa: E402
 
@@ -149,6 +150,40 @@ def test_a_run_whose_loss_is_no_number_ends_and_keeps_what_was_good(
         fit(tiny, recipe_with(phases=phases, average=0.0), tmp_path, say=quiet)
     assert [row["epoch"] for row in load_checkpoint(tmp_path / BEST)[1]["history"]] == [1]
     assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 0
+
+
+def test_pictures_grow_while_it_runs_and_are_whole_on_publictest(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[tuple[bool, int]] = []
+    forward = Network.forward
+
+    def noted(network: Network, faces: torch.Tensor) -> torch.Tensor:
+        if (now := (network.training, faces.shape[-1])) not in sides[-1:]:
+            sides.append(now)
+        return forward(network, faces)
+
+    monkeypatch.setattr(Network, "forward", noted)
+    growth = [{"side": 32, "until": 0.5}, {"side": 40, "until": 0.75}]
+    fit(tiny, recipe_with(growth=growth), tmp_path, say=quiet)
+    whole = (False, 44)
+    assert sides == [(True, 32), whole, (True, 32), whole, (True, 40), whole, (True, 44), whole]
+
+
+def test_adamw_shrinks_weights_by_their_size_and_adam_by_its_steps(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    def size(name: str, decay: float) -> float:
+        optimizer = {"name": name, "weight_decay": decay}
+        phases = [{"epochs": 2, "learning_rate": 1e-3}]
+        recipe = recipe_with(optimizer=optimizer, phases=phases, average=0.0)
+        state = trained(tiny, recipe, tmp_path / f"{name}-{decay}")["state_dict"]
+        return float(state["network.body.stage3.1.0.weight"].norm())
+
+    # Six steps whose rates add up to 0.003: no step of Adam's takes more than its rate from a
+    # weight (of 0.03, most of them), one of AdamW's takes up to half of the weight.
+    assert size("adamw", 500.0) < 0.5 * size("adamw", 0.0)
+    assert size("adam", 500.0) > 0.8 * size("adam", 0.0)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny: Dataset) -> None:
