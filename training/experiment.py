@@ -203,10 +203,10 @@ class Experiment(pl.LightningModule):
             optimizer = torch.optim.SGD(
                 parameters, rate, momentum=settings.momentum, nesterov=nesterov
             )
-        elif settings.name == "adam":
-            optimizer = torch.optim.Adam(parameters, rate)
         else:
-            optimizer = torch.optim.AdamW(parameters, rate)
+            kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+            # In one pass over the weights; for such an optimizer Lightning does not clip.
+            optimizer = kind(parameters, rate, fused=not settings.gradient_clip)
         if isinstance(schedule, Cosine):
             steps = len(self.data.targets) // min(self.recipe.batch_size, len(self.data.targets))
             each: list[Callable[[int], float]] = [

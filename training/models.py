@@ -153,7 +153,8 @@ def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blo
     if model.stem == "imagenet":
         stem.append(whole.maxpool)
     elif model.stem == "deep":
-        stem = [ConvBlock(channels, 32), ConvBlock(32, 64), nn.MaxPool2d(2)]
+        half = [ConvBlock(channels, 32), nn.MaxPool2d(2)]
+        stem = [*half, ConvBlock(32, 64), ConvBlock(64, 64), nn.MaxPool2d(2)]
     if model.zero_residual and weights is None:
         for module in whole.modules():
             if isinstance(module, Bottleneck):

@@ -85,8 +85,7 @@ class ResNet50Model(PretrainedModel):
     stem: Literal["imagenet", "7x7", "3x3", "deep"] = "imagenet"
     """``imagenet``: 7 x 7 convolution of stride 2 and max-pool, a quarter of the side is left;
     ``7x7``: without the max-pool, a half; ``3x3``: 3 x 3 of stride 1, without it: all of it;
-    ``deep``: two convolutions of 3 x 3 over all of it, then a max-pool: a half, of what was looked
-    at in full."""
+    ``deep``: a quarter, after 3 x 3 convolutions of stride 1 before each of two max-pools."""
     zero_residual: bool = False
     """Each block begins as the identity: the last scale of its residual is 0 (Goyal et al. 2017).
     Only for random first weights."""
