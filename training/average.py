@@ -34,6 +34,7 @@ def _move(decay: float, averaged: list[Tensor], current: list[Tensor], steps: Te
         for old, new in zip(averaged, current, strict=True):
             old.copy_(new)
         return
-    # The counter is on the processor: nobody waits for a GPU here.
-    part = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
-    torch._foreach_lerp_(averaged, current, part)
+    part = 1 - torch.clamp((1 + steps) / (10 + steps), max=decay)
+    difference = torch._foreach_sub(current, averaged)
+    torch._foreach_mul_(difference, part)
+    torch._foreach_add_(averaged, difference)

@@ -79,7 +79,8 @@ class _Three(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, step: int) -> Tensor:
         patches = _patches(rows, step)
-        ctx.save_for_backward(patches, weight)
+        # Nine times the memory of the rows, which laid out anew would take longer.
+        ctx.save_for_backward(patches if ctx.needs_input_grad[1] else None, weight)
         ctx.shape, ctx.step = rows.shape, step
         return patches @ weight.permute(2, 3, 1, 0).flatten(0, 2)
 

@@ -39,7 +39,8 @@ class Experiment(pl.LightningModule):
         """``provenance`` says where data and weights are from; checkpoints keep it.
 
         Raises:
-            SettingsError: the recipe names a parameter that the network has not.
+            SettingsError: the recipe names a parameter that the network has not, or pictures that
+                are too small for it.
             ModelError: ``weights`` are those of another network.
         """
         super().__init__()
@@ -66,6 +67,11 @@ class Experiment(pl.LightningModule):
                 # A resumed run brings its weights along, but not those that it once began with.
                 colour=provenance["pretrained"] != NONE,
             )
+        for stage in recipe.growth:
+            try:
+                self.network.check_side(stage.side)
+            except ValueError as error:
+                raise SettingsError(f"growth.side = {stage.side} is too small: {error}") from None
         self.network.to(memory_format=torch.channels_last)
         quicken(self.network)
         for phase in recipe.phases:
@@ -203,10 +209,12 @@ class Experiment(pl.LightningModule):
             optimizer = torch.optim.SGD(
                 parameters, rate, momentum=settings.momentum, nesterov=nesterov
             )
+        elif settings.name == "adam":
+            optimizer = torch.optim.Adam(parameters, rate)
         else:
-            kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-            # In one pass over the weights; for such an optimizer Lightning does not clip.
-            optimizer = kind(parameters, rate, fused=not settings.gradient_clip)
+            # In one pass over the weights, which Lightning refuses where it is to clip.
+            fused = None if settings.gradient_clip else True
+            optimizer = torch.optim.AdamW(parameters, rate, fused=fused)
         if isinstance(schedule, Cosine):
             steps = len(self.data.targets) // min(self.recipe.batch_size, len(self.data.targets))
             each: list[Callable[[int], float]] = [

@@ -87,8 +87,19 @@ class ResNet50Model(PretrainedModel):
     ``7x7``: without the max-pool, a half; ``3x3``: 3 x 3 of stride 1, without it: all of it;
     ``deep``: a quarter, after 3 x 3 convolutions of stride 1 before each of two max-pools."""
     zero_residual: bool = False
-    """Each block begins as the identity: the last scale of its residual is 0 (Goyal et al. 2017).
-    Only for random first weights."""
+    """Each block begins as its shortcut alone: the last scale of what it adds to that is 0 (Goyal
+    et al. 2017)."""
+
+    def check_pretrained(self) -> None:
+        """
+        Raises:
+            ValueError: it would throw away what pretrained weights know.
+        """
+        if self.stem == "deep" or self.zero_residual:
+            raise ValueError(
+                'the stem "deep" and zero_residual are for random first weights: for others there '
+                "is transfer/resnet50"
+            )
 
 
 Model = Annotated[
@@ -102,7 +113,8 @@ class Optimizer(Settings):
     momentum: Part = 0.9
     weight_decay: float = Field(default=5e-4, ge=0)
     """Not on biases and normalisation. With ``adam`` it is coupled: Keras' L2 of half as much; with
-    ``adamw`` weights shrink by this part of the learning rate, whatever their gradients."""
+    ``adamw`` weights shrink by this part of the learning rate, whatever their gradients, and a
+    value a hundred times as high is usual."""
     weight_decay_of: dict[str, NotNegative] = {}
     """Other values for the parameters whose names start so."""
     gradient_clip: float = Field(default=0.0, ge=0)
@@ -171,8 +183,9 @@ class Recipe(Settings):
     schedule: Annotated[Cosine | Plateau, Field(discriminator="kind")] = Cosine(kind="cosine")
     phases: tuple[Phase, ...] = Field(min_length=1)
     growth: tuple[Stage, ...] = ()
-    """Progressive resizing (Tan & Le 2021): most of the run sees smaller pictures, which cost less,
-    and what is left after these stages sees the crop as it is, as PublicTest is seen always."""
+    """Progressive resizing (Howard 2018): these stages see smaller pictures, which cost less; what
+    is left of the run, its last epoch at the least, sees the crop as it is. So is PublicTest seen
+    always: until then its figures tell little."""
     label_smoothing: Part = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: each class's loss is weighted by N / (classes x its pictures)."""
@@ -195,6 +208,10 @@ class Recipe(Settings):
             raise ValueError("growth must go up from stage to stage, in side and until")
         if sides and sides[-1] >= self.augmentation.crop:
             raise ValueError("growth.side must be below augmentation.crop")
+        if self.growth and (self.patience or isinstance(self.schedule, Plateau)):
+            raise ValueError("growth goes with neither patience nor plateau: PublicTest tells late")
+        if isinstance(self.model, ResNet50Model) and self.model.weights != "none":
+            self.model.check_pretrained()
         random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
         if random and any(phase.train_from for phase in self.phases):
             raise ValueError(
@@ -218,7 +235,7 @@ class Recipe(Settings):
     def side_at(self, epoch: int) -> int:
         """Pixels of the pictures' side in an epoch (from 0)."""
         for stage in self.growth:
-            if epoch < stage.until * self.epochs:
+            if epoch < min(round(stage.until * self.epochs), self.epochs - 1):
                 return stage.side
         return self.augmentation.crop
 
@@ -246,6 +263,11 @@ class Recipe(Settings):
                 raise SettingsError(
                     f"{self.model.network} has no pretrained weights: leave --weights"
                 )
+            if weights != "none" and isinstance(self.model, ResNet50Model):
+                try:
+                    self.model.check_pretrained()
+                except ValueError as error:
+                    raise SettingsError(str(error)) from None
             changes["model"] = self.model.model_copy(update={"weights": weights})
             if weights == "none" and any(phase.train_from for phase in self.phases):
                 raise SettingsError(

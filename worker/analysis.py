@@ -269,7 +269,12 @@ class Analyst:
             raise ModelError("the models do not work here: no face is found in a portrait")
 
     def _crop(self, picture: FramePicture, faces: Detections) -> Image:
-        """(N, size, size, channels): the faces of one picture as the classifier takes them."""
+        """(N, size, size, channels): the faces of one picture as the classifier takes them.
+
+        From the picture that has been decoded, on a GPU as well: a face of 60 to 300 pixels takes
+        0.03 to 0.16 ms (one core with AVX-512), where decoding 1280x720 takes 2.4. There each
+        picture would have to be kept, or sent again, until its tracks are known.
+        """
         model = self._classifier
         if not len(faces):
             return np.zeros((0, model.size, model.size, CHANNELS[model.colour]), np.uint8)

@@ -185,9 +185,10 @@ def test_mixup_can_be_off() -> None:
 
 
 def test_what_gets_smaller_is_averaged() -> None:
-    stripes = torch.tensor([0.0, 1.0]).repeat(22).expand(1, 1, 44, 44)
-    small = scaled(stripes, 22)
-    assert small.shape == (1, 1, 22, 22)
-    # A triangle as wide as two of the new pixels; where the picture ends, a part of it.
-    assert torch.allclose(small[..., 1:-1], torch.full((22, 20), 0.5), atol=1e-5)
-    assert scaled(stripes, 44) is stripes
+    """Wherever a line of one pixel is, it is as bright in the small picture: nothing is skipped."""
+    lines = torch.eye(44)[:, None, None].expand(44, 1, 44, 44)
+    small = scaled(lines, 32)
+    assert small.shape == (44, 1, 32, 32)
+    brightness = small[4:-4].sum(3) * 44 / 32
+    assert torch.allclose(brightness, torch.ones(36, 1, 32), atol=0.1)
+    assert scaled(lines, 44) is lines

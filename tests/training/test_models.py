@@ -76,17 +76,42 @@ def test_a_stem_leaves_as_much_of_the_picture_as_it_says(stem: Any, left: int) -
         assert network.body[:2](torch.zeros(1, 1, 44, 44)).shape == (1, 64, left, left)
 
 
-def test_blocks_can_begin_as_the_identity() -> None:
-    def last_block(*, zero: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def test_blocks_can_begin_as_their_shortcuts() -> None:
+    def first(*, zero: bool) -> torch.nn.Module:
         torch.manual_seed(0)
-        model = ResNet50Model(network="resnet50", zero_residual=zero)
-        layer = Network(model, HEADS, 44).eval().body.get_submodule("layer4")
-        given = torch.rand(1, 2048, 2, 2)
-        with torch.no_grad():
-            return given, layer.get_submodule("2")(given)
+        model = ResNet50Model(network="resnet50", stem="deep", zero_residual=zero)
+        return Network(model, HEADS, 44).eval().body
 
-    assert torch.equal(*last_block(zero=True))
-    assert not torch.equal(*last_block(zero=False))
+    given = {1: 64, 2: 256, 3: 512, 4: 1024}
+    for zero in (True, False):
+        for layer, channels in given.items():
+            blocks = list(first(zero=zero).get_submodule(f"layer{layer}").children())
+            x = torch.rand(1, channels, 4, 4)
+            with torch.no_grad():
+                shortcut = blocks[0].get_submodule("downsample")(x).relu()
+                assert torch.equal(blocks[0](x), shortcut) == zero
+                assert all(torch.equal(block(shortcut), shortcut) == zero for block in blocks[1:])
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "complaint"),
+    [
+        (ResNet50Model(network="resnet50", stem="deep"), 32, "would see 1 x 1 in place of 2 x 2"),
+        (ResNet50Model(network="resnet50", stem="deep"), 36, None),
+        (ResNet50Model(network="resnet50", stem="7x7"), 32, None),
+        (ResNet50Model(network="resnet50", stem="7x7", top="dense"), 32, "of 3 x 3, not 2 x 2"),
+        (SMALL, 32, None),
+    ],
+)
+def test_pictures_too_small_for_a_network_are_refused(
+    model: Model, side: int, complaint: str | None
+) -> None:
+    network = Network(model, HEADS, 44)
+    if complaint is None:
+        network.check_side(side)
+        return
+    with pytest.raises(ValueError, match=complaint):
+        network.check_side(side)
 
 
 def test_a_predictor_crops_scales_and_divides_by_its_temperature() -> None:

@@ -64,6 +64,18 @@ def test_a_bare_name_is_our_best_recipe() -> None:
             r"growth\.side must be below augmentation\.crop",
         ),
         (("[model]", "growth = [{side=32, until=1.0}]\n[model]"), r"growth\.0\.until: .*less than"),
+        (
+            ("[model]", "patience = 2\ngrowth = [{side=32, until=0.5}]\n[model]"),
+            "growth goes with neither patience nor plateau",
+        ),
+        (
+            ("[model]", 'schedule={kind="plateau"}\ngrowth = [{side=32, until=0.5}]\n[model]'),
+            "growth goes with neither patience nor plateau",
+        ),
+        (
+            ('"small-cnn"', '"resnet50"\nstem = "deep"\nweights = "imagenet"'),
+            r"are for random first weights: for others there is transfer/resnet50",
+        ),
         (('"small-cnn"', '"small-cnn"\nwidths = [0, 1, 2, 3]'), r"widths\.0: .*greater than or"),
         (
             ('"small-cnn"', '"vgg16"\n[[phases]]\nepochs=1\nlearning_rate=1\ntrain_from="heads"'),
@@ -108,8 +120,9 @@ def test_fewer_epochs_shorten_the_last_phases_first(tmp_path: Path) -> None:
 
 def test_pictures_grow_by_the_parts_of_the_whole_run(tmp_path: Path) -> None:
     stages = "growth = [{side = 32, until = 0.5}, {side = 40, until = 0.7}]\n"
-    recipe = read_recipe(written(tmp_path, stages + MINIMAL)).changed(max_epochs=99)
-    assert [recipe.side_at(epoch) for epoch in range(3)] == [32, 32, 40]
+    recipe = read_recipe(written(tmp_path, stages + MINIMAL))
+    assert [recipe.side_at(epoch) for epoch in range(3)] == [32, 32, 44]
+    assert recipe.changed(max_epochs=1).side_at(0) == 44
     longer = stages + MINIMAL.replace("epochs = 3", "epochs = 10")
     recipe = read_recipe(written(tmp_path, longer))
     assert [recipe.side_at(epoch) for epoch in range(10)] == [32] * 5 + [40] * 2 + [44] * 3
@@ -121,6 +134,9 @@ def test_weights_are_for_networks_that_have_some(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="small-cnn has no pretrained weights"):
         small.changed(weights="imagenet")
     big = read_recipe(written(tmp_path, MINIMAL.replace("small-cnn", "vgg16")))
+    grown = read_recipe(find_config("resnet50"))
+    with pytest.raises(SettingsError, match="for others there is transfer/resnet50"):
+        grown.changed(weights="imagenet")
     frozen = read_recipe(find_config("reproduce/vgg16"))
     with pytest.raises(SettingsError, match="nothing without weights: train best/vgg16 instead"):
         frozen.changed(weights="none")

@@ -170,19 +170,28 @@ def test_pictures_grow_while_it_runs_and_are_whole_on_publictest(
     assert sides == [(True, 32), whole, (True, 32), whole, (True, 40), whole, (True, 44), whole]
 
 
+def test_pictures_too_small_for_the_network_are_named(tiny: Dataset, tmp_path: Path) -> None:
+    model = {"network": "resnet50", "stem": "deep"}
+    recipe = recipe_with(model=model, growth=[{"side": 32, "until": 0.5}])
+    with pytest.raises(SettingsError, match=r"growth\.side = 32 is too small: its last layers"):
+        fit(tiny, recipe, tmp_path, say=quiet)
+
+
 def test_adamw_shrinks_weights_by_their_size_and_adam_by_its_steps(
     tiny: Dataset, tmp_path: Path
 ) -> None:
-    def size(name: str, decay: float) -> float:
-        optimizer = {"name": name, "weight_decay": decay}
+    def size(name: str, decay: float, clip: float = 0.0) -> float:
+        optimizer = {"name": name, "weight_decay": decay, "gradient_clip": clip}
         phases = [{"epochs": 2, "learning_rate": 1e-3}]
         recipe = recipe_with(optimizer=optimizer, phases=phases, average=0.0)
-        state = trained(tiny, recipe, tmp_path / f"{name}-{decay}")["state_dict"]
+        state = trained(tiny, recipe, tmp_path / f"{name}-{decay}-{clip}")["state_dict"]
         return float(state["network.body.stage3.1.0.weight"].norm())
 
     # Six steps whose rates add up to 0.003: no step of Adam's takes more than its rate from a
     # weight (of 0.03, most of them), one of AdamW's takes up to half of the weight.
-    assert size("adamw", 500.0) < 0.5 * size("adamw", 0.0)
+    plain = size("adamw", 0.0)
+    assert size("adamw", 500.0) < 0.5 * plain
+    assert size("adamw", 500.0, clip=0.1) < 0.5 * plain
     assert size("adam", 500.0) > 0.8 * size("adam", 0.0)
 
 
