@@ -41,15 +41,6 @@ def mixup(
     return faces.lerp(faces[partner], 1 - weight), targets.lerp(targets[partner], 1 - weight)
 
 
-def scaled(pictures: Tensor, side: int) -> Tensor:
-    """(N, C, S, S) -> (N, C, side, side), bilinear; what gets smaller is averaged."""
-    if pictures.shape[-1] == side:
-        return pictures
-    return torch.nn.functional.interpolate(
-        pictures, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-    )
-
-
 def _uniform(
     shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: torch.Generator
 ) -> Tensor:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from training.augment import augment, mixup, scaled
+from training.augment import augment, mixup
 from training.batches import Batches, seeded
 from training.convolution import quicken
 from training.models import Network, Weights, centre_crop
@@ -39,8 +39,7 @@ class Experiment(pl.LightningModule):
         """``provenance`` says where data and weights are from; checkpoints keep it.
 
         Raises:
-            SettingsError: the recipe names a parameter that the network has not, or pictures that
-                are too small for it.
+            SettingsError: the recipe names a parameter that the network has not.
             ModelError: ``weights`` are those of another network.
         """
         super().__init__()
@@ -67,11 +66,6 @@ class Experiment(pl.LightningModule):
                 # A resumed run brings its weights along, but not those that it once began with.
                 colour=provenance["pretrained"] != NONE,
             )
-        for stage in recipe.growth:
-            try:
-                self.network.check_side(stage.side)
-            except ValueError as error:
-                raise SettingsError(f"growth.side = {stage.side} is too small: {error}") from None
         self.network.to(memory_format=torch.channels_last)
         quicken(self.network)
         for phase in recipe.phases:
@@ -130,7 +124,6 @@ class Experiment(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             pictures = augment(faces, settings, self.random)
             pictures, targets = mixup(pictures, targets, settings.mixup, self.random)
-            pictures = scaled(pictures, self.recipe.side_at(self.current_epoch))
         logits = self.network(pictures.contiguous(memory_format=torch.channels_last)).float()
         losses = [
             part * nn.functional.cross_entropy(head, target, self.get_buffer(f"class_weights_{i}"))

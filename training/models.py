@@ -153,8 +153,8 @@ def resnet50(model: ResNet50Model, weights: Weights | None, colour: bool) -> Blo
     if model.stem == "imagenet":
         stem.append(whole.maxpool)
     elif model.stem == "deep":
-        whole_size = [ConvBlock(channels, 32), nn.MaxPool2d(2)]
-        stem = [*whole_size, ConvBlock(32, 64), ConvBlock(64, 64), nn.MaxPool2d(2)]
+        first = [ConvBlock(channels, 32), nn.MaxPool2d(2)]
+        stem = [*first, ConvBlock(32, 64), ConvBlock(64, 64), nn.MaxPool2d(2)]
     if model.zero_residual:
         for module in whole.modules():
             if isinstance(module, Bottleneck):
@@ -237,7 +237,6 @@ class Network(nn.Module):
             ModelError: ``weights`` are those of another network.
         """
         super().__init__()
-        self._crop = crop
         colour = weights is not None if colour is None else colour
         match model:
             case SmallCnnModel():
@@ -266,20 +265,6 @@ class Network(nn.Module):
         """Of one head: (N, labels)."""
         logits: Tensor = self.heads[label_set](self.body(faces))
         return logits
-
-    def check_side(self, side: int) -> None:
-        """Pictures of another side can be learned from, so that it serves those of the crop.
-
-        Raises:
-            ValueError: the layers after the convolutions take no maps of another size; or the
-                last convolutions would see a single pixel, and learn one of their nine weights.
-        """
-        convolutions = self.body[:-1]
-        own, other = (_shape(convolutions, one)[2] for one in (self._crop, side))
-        if other != own and any(isinstance(layer, nn.Flatten) for layer in self.body[-1].modules()):
-            raise ValueError(f"its dense layers take maps of {own} x {own}, not {other} x {other}")
-        if other == 1 < own:
-            raise ValueError(f"its last layers would see 1 x 1 in place of {own} x {own}")
 
     def depth_below_output(self, parameter: str) -> int:
         """How many blocks lie between a parameter and the output: 0 for the heads' own."""

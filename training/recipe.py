@@ -149,15 +149,6 @@ class Phase(Settings):
     """Each block further from the output learns at this part of the next one's rate."""
 
 
-class Stage(Settings):
-    """A part of the run whose pictures are smaller than the crop."""
-
-    side: int = Field(ge=16, le=48)
-    """Pixels, to which the crop is scaled."""
-    until: float = Field(gt=0, lt=1)
-    """Part of all epochs after which it ends."""
-
-
 class Distillation(Settings):
     """A part of each target is what other models say of the picture and its mirror image."""
 
@@ -182,10 +173,6 @@ class Recipe(Settings):
     optimizer: Optimizer = Optimizer()
     schedule: Annotated[Cosine | Plateau, Field(discriminator="kind")] = Cosine(kind="cosine")
     phases: tuple[Phase, ...] = Field(min_length=1)
-    growth: tuple[Stage, ...] = ()
-    """Progressive resizing (Howard 2018): these stages see smaller pictures, which cost less; what
-    is left of the run, its last epoch at the least, sees the crop as it is. So is PublicTest seen
-    always: until then its figures tell little."""
     label_smoothing: Part = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: each class's loss is weighted by N / (classes x its pictures)."""
@@ -202,14 +189,6 @@ class Recipe(Settings):
     def _consistent(self) -> Self:
         if self.augmentation.scale[0] > self.augmentation.scale[1]:
             raise ValueError("augmentation.scale must be (smallest, largest)")
-        ends = [stage.until for stage in self.growth]
-        sides = [stage.side for stage in self.growth]
-        if ends != sorted(set(ends)) or sides != sorted(set(sides)):
-            raise ValueError("growth must go up from stage to stage, in side and until")
-        if sides and sides[-1] >= self.augmentation.crop:
-            raise ValueError("growth.side must be below augmentation.crop")
-        if self.growth and (self.patience or isinstance(self.schedule, Plateau)):
-            raise ValueError("growth goes with neither patience nor plateau: PublicTest tells late")
         if isinstance(self.model, ResNet50Model) and self.model.weights != "none":
             self.model.check_pretrained()
         random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
@@ -231,13 +210,6 @@ class Recipe(Settings):
                 return phase, first
             first += phase.epochs
         return self.phases[-1], first - self.phases[-1].epochs
-
-    def side_at(self, epoch: int) -> int:
-        """Pixels of the pictures' side in an epoch (from 0)."""
-        for stage in self.growth:
-            if epoch < min(round(stage.until * self.epochs), self.epochs - 1):
-                return stage.side
-        return self.augmentation.crop
 
     @property
     def needs_votes(self) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
-from training.augment import augment, mixup, scaled  # noqa: E402
+from training.augment import augment, mixup  # noqa: E402
 from training.models import centre_crop  # noqa: E402
 from training.recipe import Augmentation  # noqa: E402
 
@@ -182,13 +182,3 @@ def test_mixup_can_be_off() -> None:
     mixed, wanted = mixup(pictures, targets, 0, generator())
     assert mixed is pictures
     assert wanted is targets
-
-
-def test_what_gets_smaller_is_averaged() -> None:
-    """Wherever a line of one pixel is, it is as bright in the small picture: nothing is skipped."""
-    lines = torch.eye(44)[:, None, None].expand(44, 1, 44, 44)
-    small = scaled(lines, 32)
-    assert small.shape == (44, 1, 32, 32)
-    brightness = small[4:-4].sum(3) * 44 / 32
-    assert torch.allclose(brightness, torch.ones(36, 1, 32), atol=0.1)
-    assert scaled(lines, 44) is lines

@@ -93,27 +93,6 @@ def test_blocks_can_begin_as_their_shortcuts() -> None:
                 assert all(torch.equal(block(shortcut), shortcut) == zero for block in blocks[1:])
 
 
-@pytest.mark.parametrize(
-    ("model", "side", "complaint"),
-    [
-        (ResNet50Model(network="resnet50", stem="deep"), 32, "would see 1 x 1 in place of 2 x 2"),
-        (ResNet50Model(network="resnet50", stem="deep"), 36, None),
-        (ResNet50Model(network="resnet50", stem="7x7"), 32, None),
-        (ResNet50Model(network="resnet50", stem="7x7", top="dense"), 32, "of 3 x 3, not 2 x 2"),
-        (SMALL, 32, None),
-    ],
-)
-def test_pictures_too_small_for_a_network_are_refused(
-    model: Model, side: int, complaint: str | None
-) -> None:
-    network = Network(model, HEADS, 44)
-    if complaint is None:
-        network.check_side(side)
-        return
-    with pytest.raises(ValueError, match=complaint):
-        network.check_side(side)
-
-
 def test_a_predictor_crops_scales_and_divides_by_its_temperature() -> None:
     network = Network(SMALL, HEADS, 44).eval()
     faces = torch.randint(0, 256, (3, 48, 48, 1), dtype=torch.uint8)

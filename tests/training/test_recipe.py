@@ -52,27 +52,6 @@ def test_a_bare_name_is_our_best_recipe() -> None:
         (("[model]", 'schedule = {kind = "step"}\n[model]'), r"schedule: .*'cosine', 'plateau'"),
         (("[model]", "[model"), "is not TOML"),
         (
-            ("[model]", "growth = [{side=40, until=0.5}, {side=32, until=0.8}]\n[model]"),
-            "growth must go up from stage to stage, in side and until",
-        ),
-        (
-            ("[model]", "growth = [{side=32, until=0.5}, {side=40, until=0.5}]\n[model]"),
-            "growth must go up from stage to stage, in side and until",
-        ),
-        (
-            ("[model]", "growth = [{side=44, until=0.5}]\n[model]"),
-            r"growth\.side must be below augmentation\.crop",
-        ),
-        (("[model]", "growth = [{side=32, until=1.0}]\n[model]"), r"growth\.0\.until: .*less than"),
-        (
-            ("[model]", "patience = 2\ngrowth = [{side=32, until=0.5}]\n[model]"),
-            "growth goes with neither patience nor plateau",
-        ),
-        (
-            ("[model]", 'schedule={kind="plateau"}\ngrowth = [{side=32, until=0.5}]\n[model]'),
-            "growth goes with neither patience nor plateau",
-        ),
-        (
             ('"small-cnn"', '"resnet50"\nstem = "deep"\nweights = "imagenet"'),
             r"are for random first weights: for others there is transfer/resnet50",
         ),
@@ -118,25 +97,14 @@ def test_fewer_epochs_shorten_the_last_phases_first(tmp_path: Path) -> None:
     assert recipe.phase_at(13) == (recipe.phases[1], 3)
 
 
-def test_pictures_grow_by_the_parts_of_the_whole_run(tmp_path: Path) -> None:
-    stages = "growth = [{side = 32, until = 0.5}, {side = 40, until = 0.7}]\n"
-    recipe = read_recipe(written(tmp_path, stages + MINIMAL))
-    assert [recipe.side_at(epoch) for epoch in range(3)] == [32, 32, 44]
-    assert recipe.changed(max_epochs=1).side_at(0) == 44
-    longer = stages + MINIMAL.replace("epochs = 3", "epochs = 10")
-    recipe = read_recipe(written(tmp_path, longer))
-    assert [recipe.side_at(epoch) for epoch in range(10)] == [32] * 5 + [40] * 2 + [44] * 3
-    assert read_recipe(written(tmp_path, MINIMAL)).side_at(0) == 44
-
-
 def test_weights_are_for_networks_that_have_some(tmp_path: Path) -> None:
     small = read_recipe(written(tmp_path, MINIMAL))
     with pytest.raises(SettingsError, match="small-cnn has no pretrained weights"):
         small.changed(weights="imagenet")
     big = read_recipe(written(tmp_path, MINIMAL.replace("small-cnn", "vgg16")))
-    grown = read_recipe(find_config("resnet50"))
+    deep = read_recipe(find_config("resnet50"))
     with pytest.raises(SettingsError, match="for others there is transfer/resnet50"):
-        grown.changed(weights="imagenet")
+        deep.changed(weights="imagenet")
     frozen = read_recipe(find_config("reproduce/vgg16"))
     with pytest.raises(SettingsError, match="nothing without weights: train best/vgg16 instead"):
         frozen.changed(weights="none")

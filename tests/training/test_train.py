@@ -15,7 +15,6 @@ from training.batches import Batches  # noqa: E402
 from training.checkpoint import BEST, LAST, load_checkpoint  # noqa: E402
 from training.data import FERPLUS, Dataset, read_data  # noqa: E402
 from training.experiment import rate_at  # noqa: E402
-from training.models import Network  # noqa: E402
 from training.train import fit  # noqa: E402
 from worker.errors import DataError, SettingsError  # noqa: E402
 
@@ -150,31 +149,6 @@ def test_a_run_whose_loss_is_no_number_ends_and_keeps_what_was_good(
         fit(tiny, recipe_with(phases=phases, average=0.0), tmp_path, say=quiet)
     assert [row["epoch"] for row in load_checkpoint(tmp_path / BEST)[1]["history"]] == [1]
     assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 0
-
-
-def test_pictures_grow_while_it_runs_and_are_whole_on_publictest(
-    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sides: list[tuple[bool, int]] = []
-    forward = Network.forward
-
-    def noted(network: Network, faces: torch.Tensor) -> torch.Tensor:
-        if (now := (network.training, faces.shape[-1])) not in sides[-1:]:
-            sides.append(now)
-        return forward(network, faces)
-
-    monkeypatch.setattr(Network, "forward", noted)
-    growth = [{"side": 32, "until": 0.5}, {"side": 40, "until": 0.75}]
-    fit(tiny, recipe_with(growth=growth), tmp_path, say=quiet)
-    whole = (False, 44)
-    assert sides == [(True, 32), whole, (True, 32), whole, (True, 40), whole, (True, 44), whole]
-
-
-def test_pictures_too_small_for_the_network_are_named(tiny: Dataset, tmp_path: Path) -> None:
-    model = {"network": "resnet50", "stem": "deep"}
-    recipe = recipe_with(model=model, growth=[{"side": 32, "until": 0.5}])
-    with pytest.raises(SettingsError, match=r"growth\.side = 32 is too small: its last layers"):
-        fit(tiny, recipe, tmp_path, say=quiet)
 
 
 def test_adamw_shrinks_weights_by_their_size_and_adam_by_its_steps(
