@@ -3,7 +3,7 @@
 The gradient of the weights of a 3 x 3 convolution over 2 x 2 to 6 x 6 pixels takes oneDNN four to
 fourteen times as long as the same product of two matrices, that of a 1 x 1 convolution of stride 2
 two to five times, and the deep layers of VGG16 and ResNet50 are such. On two cores with AMX an
-epoch of VGG16 takes 0.70 of the time, one of ResNet50 0.78 (``python -m tests.training.speed``).
+epoch of VGG16 takes 0.62 of the time, one of ResNet50 0.45 (``python -m tests.training.speed``).
 The numbers differ by rounding alone.
 """
 
