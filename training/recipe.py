@@ -90,16 +90,14 @@ class ResNet50Model(PretrainedModel):
     """Each block begins as its shortcut alone: the last scale of what it adds to that is 0 (Goyal
     et al. 2017)."""
 
-    def check_pretrained(self) -> None:
-        """
-        Raises:
-            ValueError: it would throw away what pretrained weights know.
-        """
-        if self.stem == "deep" or self.zero_residual:
+    @model_validator(mode="after")
+    def _begins_with_what_is_kept(self) -> Self:
+        if self.weights != "none" and (self.stem == "deep" or self.zero_residual):
             raise ValueError(
                 'the stem "deep" and zero_residual are for random first weights: for others there '
                 "is transfer/resnet50"
             )
+        return self
 
 
 Model = Annotated[
@@ -189,8 +187,6 @@ class Recipe(Settings):
     def _consistent(self) -> Self:
         if self.augmentation.scale[0] > self.augmentation.scale[1]:
             raise ValueError("augmentation.scale must be (smallest, largest)")
-        if isinstance(self.model, ResNet50Model) and self.model.weights != "none":
-            self.model.check_pretrained()
         random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
         if random and any(phase.train_from for phase in self.phases):
             raise ValueError(
@@ -235,12 +231,11 @@ class Recipe(Settings):
                 raise SettingsError(
                     f"{self.model.network} has no pretrained weights: leave --weights"
                 )
-            if weights != "none" and isinstance(self.model, ResNet50Model):
-                try:
-                    self.model.check_pretrained()
-                except ValueError as error:
-                    raise SettingsError(str(error)) from None
-            changes["model"] = self.model.model_copy(update={"weights": weights})
+            values = {**self.model.model_dump(), "weights": weights}
+            try:
+                changes["model"] = type(self.model).model_validate(values)
+            except ValidationError as error:
+                raise SettingsError(error.errors(include_url=False)[0]["msg"]) from None
             if weights == "none" and any(phase.train_from for phase in self.phases):
                 raise SettingsError(
                     f"this experiment freezes layers of {self.model.network}, which have learnt "
