@@ -44,9 +44,10 @@ EOF
 done
 
 for provider in $providers; do
-    echo "the same faces on $provider as on the CPU:"
-    MIEN_TEST_PROVIDER="$provider" "$python" -m pytest -q tests/worker/detect/test_ongraph.py ||
-        fail "the faces found on $provider differ from the CPU's, see above"
+    echo "the same faces on $provider as on the CPU, and the same crops of them:"
+    MIEN_TEST_PROVIDER="$provider" "$python" -m pytest -q tests/worker/test_device.py \
+        tests/worker/detect/test_ongraph.py tests/worker/emotion/test_ongraph.py ||
+        fail "what is found on $provider differs from the CPU's, see above"
 done
 
 # shellcheck disable=SC2086  # a list of words

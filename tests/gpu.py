@@ -55,7 +55,7 @@ def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], objec
         on_cpu = load_detector(provider="cpu", min_face=MIN_FACE, cores=Cores(cores()))
         return lambda: [on_cpu.detect(group) for group in groups]
     detector = graphs(provider)
-    there = [detector.put(group) for group in groups]
+    there = [detector.device.put(group) for group in groups]
     return lambda: [detector.detect_on_device(frames) for frames in there]
 
 

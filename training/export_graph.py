@@ -198,7 +198,7 @@ def export(networks: Path, out: Path) -> list[Path]:
         name, graph = build.__name__, Graph()
         build(graph, networks)
         path = out / f"{name}.onnx"
-        path.write_bytes(graph.model(name).SerializeToString(deterministic=True))
+        path.write_bytes(graph.model(name, "mtcnn-").SerializeToString(deterministic=True))
         paths.append(path)
     return paths
 

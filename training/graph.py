@@ -59,14 +59,14 @@ class Graph:
         self._networks += model.graph.initializer
         return [prefix + output.name for output in model.graph.output]
 
-    def model(self, name: str) -> onnx.ModelProto:
-        """The finished model, checked."""
+    def model(self, name: str, family: str = "") -> onnx.ModelProto:
+        """The finished model, checked; in its metadata ``family`` stands before the name."""
         constants = [*self._networks, *self._constants.values()]
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, constants)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10
         )
-        helper.set_model_props(model, {"name": f"mtcnn-{name}", "version": VERSION})
+        helper.set_model_props(model, {"name": family + name, "version": VERSION})
         onnx.checker.check_model(model, full_check=True)
         return model
 

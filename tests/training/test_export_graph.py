@@ -15,11 +15,13 @@ from worker.detect.nms import nms_by_group, nms_of_smaller
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.detect.resample import AreaSampler, TableMemory
+from worker.emotion.ongraph import CROP_GRAPH
 
 onnx = pytest.importorskip("onnx", reason="the training extra is not installed")
 
 from onnx import TensorProto  # noqa: E402
 
+import training.export_crop as export_crop  # noqa: E402
 import training.export_graph as export_graph  # noqa: E402
 from training.graph import Graph  # noqa: E402
 from training.graph_parts import cut_crops, running_sums, shifted, squared, suppress  # noqa: E402
@@ -167,16 +169,23 @@ def test_exporter_makes_the_committed_graphs(tmp_path):
         }
 
 
+def test_exporter_makes_the_committed_graph_of_crops(tmp_path, capsys):
+    path = tmp_path / "new" / "crop.onnx"
+    export_crop.main(["--out", str(path)])
+    assert str(path) in capsys.readouterr().out
+    assert path.read_bytes() == CROP_GRAPH.read_bytes()
+
+
 def test_every_operator_has_a_cuda_kernel():
     # One that has none would bring its input back from the device. After onnxruntime's list
     # (docs/OperatorKernels.md), which says so for the types, too, that these graphs give them.
     with_kernel = (
-        "Add And Cast Concat Conv CumSum Div Equal Exp Expand Floor Gather GatherND Gemm Greater "
-        "GreaterOrEqual Identity Less MatMul Max MaxPool Min Mul Neg Or PRelu Range Reciprocal "
-        "ReduceMax ReduceMin ReduceSum Relu Reshape Shape Slice Softmax Squeeze Sub TopK Transpose "
-        "Unsqueeze Where"
+        "Add And Cast Clip Concat Conv CumSum Div Equal Exp Expand Floor Gather GatherND Gemm "
+        "Greater GreaterOrEqual Identity Less MatMul Max MaxPool Min Mul Neg Or PRelu Range "
+        "Reciprocal ReduceMax ReduceMin ReduceSum Relu Reshape Round Shape Slice Softmax Squeeze "
+        "Sub TopK Transpose Unsqueeze Where"
     )
-    for path in export_graph.DEFAULT_OUT.glob("*.onnx"):
+    for path in [*export_graph.DEFAULT_OUT.glob("*.onnx"), CROP_GRAPH]:
         assert {node.op_type for node in onnx.load(path).graph.node} <= {*with_kernel.split()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, cast
 
 import cv2
@@ -24,7 +24,11 @@ from worker.capture.sources import open_source
 from worker.config import WorkerSettings
 from worker.demo import sample_clip
 from worker.detect.mtcnn import FaceDetector, load_detector
-from worker.emotion.classifier import Classifier, load_classifier
+from worker.detect.ongraph import load_graph_detector
+from worker.detect.propose import Pyramid
+from worker.device import Device
+from worker.emotion.classifier import SHIPPED, Classifier, load_classifier
+from worker.emotion.ongraph import DeviceCrops
 from worker.errors import ModelError
 from worker.metrics import Metrics
 from worker.picture import FramePicture
@@ -69,6 +73,52 @@ def test_thresholds_that_no_face_passes_are_noticed() -> None:
     detector = load_detector(min_face=40, thresholds=(0.6, 0.7, 0.999999999))
     with pytest.raises(ModelError, match="no face is found in a portrait"):
         make(detector, 40).try_models()
+
+
+def test_on_a_device_the_classifier_sees_what_the_detector_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The events are those of crops cut here, but for a level of 256; no picture is sent again."""
+    here, there = (
+        Analyst(
+            load_graph_detector(
+                pyramid=Pyramid(40, 0.709), thresholds=(0.6, 0.7, 0.7), provider="cpu"
+            ),
+            load_classifier(SHIPPED, "cpu"),
+            WorkerSettings(detect_every=4),
+            Metrics(CollectorRegistry()),
+        )
+        for _ in range(2)
+    )
+    here._cropper = None
+    assert there._cropper
+    there.try_models()
+    sent: list[str] = []
+    put, crop = Device.put, type(there._cropper).crop
+    monkeypatch.setattr(Device, "put", lambda *given: (sent.append("pictures"), put(*given))[1])
+
+    def cutting(*given: Any, **options: Any) -> DeviceCrops:
+        sent.append("crops")
+        crops = crop(*given, **options)
+        sent.append("done")
+        return crops
+
+    monkeypatch.setattr(type(there._cropper), "crop", cutting)
+    with open_source(str(sample_clip())) as source:
+        pictures = [picture.image for picture in islice(source.pictures(), 90, 102)]
+    cuts = [5, 9]
+    expected, found = (analysed(one, pictures, cuts)[0] for one in (here, there))
+    assert sum(len(event.faces) for event in found) >= 12
+    for one, other in zip(expected, found, strict=True):
+        for face, same in zip(one.faces, other.faces, strict=True):
+            assert list(same.raw.values()) == pytest.approx(list(face.raw.values()), abs=0.02)
+            assert same.quality == pytest.approx(face.quality, abs=0.02)
+            answers: dict[str, Any] = {
+                name: getattr(face, name) for name in ("raw", "smoothed", "quality")
+            }
+            assert replace(same, **answers) == face
+    assert sent.count("crops") == 3
+    assert all(sent[i + 1] == "done" for i, what in enumerate(sent) if what == "crops")
 
 
 SIDE = 20

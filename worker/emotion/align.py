@@ -8,11 +8,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.records import Image
+from worker.records import Floats, Image
 
 Colour = Literal["gray", "rgb"]
 
 CHANNELS: dict[Colour, int] = {"gray": 1, "rgb": 3}
+
+MIX: dict[Colour, Floats] = {
+    "gray": np.array([[0.299], [0.587], [0.114]], np.float32),
+    "rgb": np.eye(3, dtype=np.float32),
+}
+"""(3, C): what red, green and blue count in each channel, by ITU-R BT.601."""
 
 BLANK = 128
 """Every value of a crop whose box says nothing: not finite, without extent, or absurdly large."""
@@ -53,16 +59,19 @@ def crop_faces(
 
     crops = np.full((len(boxes), size, size, CHANNELS[colour]), BLANK, np.uint8)
     for crop, box in zip(crops, boxes.astype(np.float64), strict=True):
-        square = _square(box, margin, image.shape[0], image.shape[1])
+        square = square_around(box, margin, image.shape[0], image.shape[1])
         if square is not None:
             crop[:] = _resize(_coloured(_cut(image, *square), colour), size)
     return crops
 
 
-def _square(
+def square_around(
     box: npt.NDArray[np.float64], margin: float, height: int, width: int
 ) -> tuple[int, int, int] | None:
-    """Left, top and side of the square in whole pixels; None when the box says nothing."""
+    """Left, top and side of a box's square in whole pixels; None when the box says nothing.
+
+    See :func:`crop_faces`; ``height`` and ``width`` are the picture's.
+    """
     if not np.isfinite(box).all():
         return None
     left, top, right, bottom = box.tolist()

@@ -24,6 +24,7 @@ from worker.detect.boxes import CELL
 from worker.detect.mtcnn import load_detector
 from worker.detect.ongraph import GraphDetector, load_graph_detector
 from worker.detect.propose import Pyramid
+from worker.device import Device
 from worker.errors import ModelError
 
 PROVIDER = os.environ.get("MIEN_TEST_PROVIDER", "cpu")
@@ -195,8 +196,8 @@ def test_what_is_not_a_picture_is_refused(detector, picture):
         detector.detect([data.astronaut(), picture])
 
 
-class SmallDevice(GraphDetector):
-    """A detector on a device that holds so many pictures, and notes how many it was given."""
+class SmallDevice(Device):
+    """A device that holds so many pictures at once, and notes how many it was given."""
 
     holds = 3
     error = "Failed to allocate memory for requested buffer of size 4096"
@@ -210,8 +211,10 @@ class SmallDevice(GraphDetector):
 
 @pytest.fixture
 def small(detector):
-    sessions, pyramid = detector._sessions, Pyramid(40, 0.709)
-    return SmallDevice(sessions, info=detector.info, pyramid=pyramid, thresholds=THRESHOLDS)
+    return GraphDetector(
+        SmallDevice(detector.device._table), detector._sessions,
+        info=detector.info, pyramid=Pyramid(40, 0.709), thresholds=THRESHOLDS,
+    )  # fmt: skip
 
 
 def test_batches_are_halved_where_memory_is_short_and_stay_so(detector, small):
@@ -221,17 +224,17 @@ def test_batches_are_halved_where_memory_is_short_and_stay_so(detector, small):
         found = small.detect(some)
         assert all(same(face, faces) for faces in found[:5])
         assert all(same(border, faces) for faces in found[5:])
-    assert small.given == [5, 4, 2, 2, 1, 2, 2, 2, 1, 2]
+    assert small.device.given == [5, 4, 2, 2, 1, 2, 2, 2, 1, 2]
 
 
 def test_a_picture_that_does_not_fit_is_named_with_its_size(small):
-    small.holds = 0
+    small.device.holds = 0
     with pytest.raises(ModelError, match="memory does not hold one picture of 640x360"):
         small.detect([pictures()["border"]])
 
 
 def test_other_errors_of_the_runtime_are_not_taken_for_want_of_memory(small):
-    small.holds, small.error = 0, "CUDNN_STATUS_EXECUTION_FAILED"
+    small.device.holds, small.device.error = 0, "CUDNN_STATUS_EXECUTION_FAILED"
     with pytest.raises(RuntimeError, match="CUDNN"):
         small.detect([data.astronaut()] * 2)
 

@@ -1,0 +1,140 @@
+"""Write the graph that cuts the classifier's crops on a GPU: worker/emotion/crop.onnx.
+
+    python -m training.export_crop [--out worker/emotion/crop.onnx]
+
+``worker.emotion.align.crop_faces`` is the reference. The graph takes its pixels from the table of
+sums in which the detector has found the faces, so that no picture goes to the device again, and a
+crop costs the same however large its face is. Along one axis each pixel of a crop is the mean of
+its picture between two places, a and b:
+
+- made smaller, pixel i of n takes what the i-th of n parts of the square covers (INTER_AREA);
+- made larger, it is the mean of one pixel's length around its place (which is what INTER_LINEAR
+  says), moved so that it stays inside the square.
+
+The sum up to a place between pixels lies on the line between the sums there, so for whole numbers p
+and q below a and b the sum from a to b is that from p to q, less the part of pixel p before a, and
+with the part of pixel q before b. Beyond the picture p and q stay at its last pixel, and that part
+grows past 1: the picture's edge is repeated. Sums of whole pixels are whole numbers and exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto
+
+from training.graph import Graph
+from training.graph_parts import axes, to_float
+from worker.emotion.align import BLANK
+
+DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "emotion" / "crop.onnx"
+
+
+def crop(g: Graph) -> None:
+    """``after`` (m, side, side, channels) uint8: ``before`` (n, ...) and a crop for each square.
+
+    ``table``: see training/export_graph.py; ``size`` (2,): height and width of its pictures.
+    ``pictures`` (k,): which of them each square lies in. ``squares`` (k, 3): left, top, side in
+    pixels; a side of 0 gives a crop of mid-grey. ``mix`` (3, channels): what red, green and blue
+    count in each channel.
+    """
+    sums = g.input("table", TensorProto.INT32, "batch", "rows", "columns", 3)
+    size = g.input("size", TensorProto.INT64, 2)
+    pictures = g.input("pictures", TensorProto.INT64, "k")
+    squares = g.input("squares", TensorProto.INT64, "k", 3)
+    mix = g.input("mix", TensorProto.FLOAT, 3, "channels")
+    before = g.input("before", TensorProto.UINT8, "n", "side", "side", "channels")
+
+    count = g.op("Gather", g.op("Shape", before), 1)
+    extent = g.op("Gather", squares, np.array([2]), axis=1)
+    there = g.op("Greater", extent, 0)
+    extent = g.op("Max", extent, 1)
+    (rows, weights_down), (columns, weights_across) = (
+        _places(g, count, extent, g.op("Gather", squares, np.array([corner]), axis=1), limit)
+        for corner, limit in (
+            (1, g.op("Gather", size, 0)),
+            (0, g.op("Gather", size, 1)),
+        )
+    )
+
+    stride = g.op("Shape", sums, start=2, end=3)
+    above = g.op("Mul", pictures, g.op("Shape", sums, start=1, end=2))
+    line = g.op("Mul", g.op("Add", rows, g.op("Unsqueeze", above, axes(1, 2))), stride)
+    cells = g.op("Add", g.op("Unsqueeze", line, axes(3, 4)), g.op("Unsqueeze", columns, axes(1, 2)))
+    parts = g.op("Gather", g.op("Reshape", sums, np.array([-1, 3])), cells, axis=0)
+    for axis in (1, 3):
+        upper, lower = (
+            g.op("Gather", parts, np.array(some), axis=axis) for some in ([2, 1, 3], [0, 0, 2])
+        )
+        parts = g.op("Sub", upper, lower)
+    down = g.op("Unsqueeze", weights_down, axes(3, 4, 5))
+    across = g.op("Unsqueeze", weights_across, axes(1, 2, 5))
+    weighted = g.op("Mul", g.op("Mul", to_float(g, parts), down), across)
+    colours = g.op("ReduceSum", weighted, axes(1, 3), keepdims=0)
+    crops = g.op("Round", g.op("MatMul", colours, mix))
+    crops = g.op("Where", g.op("Unsqueeze", there, axes(2, 3)), crops, float(BLANK))
+    crops = g.op("Cast", g.op("Clip", crops, 0.0, 255.0), to=TensorProto.UINT8)
+    after = g.op("Concat", before, crops, axis=0)
+    g.output("after", after, TensorProto.UINT8, "m", "side", "side", "channels")
+
+
+def _places(g: Graph, count: str, extent: str, corner: str, limit: str) -> tuple[str, str]:
+    """Where along one axis sums are taken, (k, 4, count), and what counts how much, (k, 3, count).
+
+    The first are p, p + 1, q, q + 1; what counts is all from p to q, pixel p, pixel q.
+
+    Args:
+        count: pixels of the crop, a scalar. extent, corner: (k, 1), of the squares.
+        limit: pixels of the picture, a scalar.
+    """
+    i, pixels, covered = (
+        to_float(g, value) for value in (g.op("Range", 0, count, 1), count, extent)
+    )
+    ratio = g.op("Div", covered, pixels)
+    smaller = g.op("Greater", extent, count)
+    part = g.op("Mul", i, ratio)
+    around = g.op("Sub", g.op("Mul", g.op("Add", i, 0.5), ratio), 0.5)
+    around = g.op("Min", g.op("Max", around, 0.0), g.op("Sub", covered, 1.0))
+    start = g.op("Where", smaller, part, around)
+    length = g.op("Where", smaller, ratio, 1.0)
+
+    def split(place: str) -> tuple[str, str]:
+        """The pixel below a place in the square, inside the picture; and what lies beyond it."""
+        floor = g.op("Floor", place)
+        wanted = g.op("Add", g.op("Cast", floor, to=TensorProto.INT64), corner)
+        inside = g.op("Max", g.op("Min", wanted, g.op("Sub", limit, 1)), 0)
+        outside = to_float(g, g.op("Sub", wanted, inside))
+        return inside, g.op("Add", g.op("Sub", place, floor), outside)
+
+    (p, before), (q, upto) = split(start), split(g.op("Add", start, length))
+    shares = (g.op("Expand", 1.0, g.op("Shape", before)), g.op("Neg", before), upto)
+    return (
+        _stacked(g, p, g.op("Add", p, 1), q, g.op("Add", q, 1)),
+        _stacked(g, *(g.op("Div", share, length) for share in shares)),
+    )
+
+
+def _stacked(g: Graph, *parts: str) -> str:
+    """(k, count) each -> (k, parts, count)."""
+    return g.op("Concat", *(g.op("Unsqueeze", part, axes(1)) for part in parts), axis=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export_crop",
+        description="Write the graph that cuts the classifier's crops on a GPU.",
+    )
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="the file to write")
+    options = parser.parse_args(arguments)
+    graph = Graph()
+    crop(graph)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_bytes(graph.model("crop").SerializeToString(deterministic=True))
+    print(f"{options.out}  {options.out.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

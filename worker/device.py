@@ -1,0 +1,203 @@
+"""The device on which graphs run, and the pictures there.
+
+A picture is there as its summed-area table, from which every graph takes its pixels: the detector's
+to find and follow faces and, some steps later, the one that cuts the crops for the classifier.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from worker.errors import ModelError
+from worker.records import Image
+
+T = TypeVar("T")
+
+_AT_ONCE = 16
+"""Pictures that go through the graphs together; a power of two."""
+
+_HELD_BYTES = 2**30
+"""The most memory for pictures held for later steps: 92 pictures of 1280x720."""
+
+_NO_MEMORY = ("failed to allocate memory", "out of memory", "smaller than requested bytes")
+"""What onnxruntime's errors say where the device's memory is full; they have no type for it."""
+
+Inputs = Mapping[str, ort.OrtValue | npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """Pictures of one size, on the device."""
+
+    sums: ort.OrtValue
+    """(batch, rows, columns, 3) int32, see training/export_graph.py; the last ones may be empty."""
+    size: npt.NDArray[np.int64]
+    """(2,): height and width of each."""
+
+    @property
+    def inputs(self) -> dict[str, ort.OrtValue | npt.NDArray[np.generic]]:
+        """As the graphs name them."""
+        return {"table": self.sums, "size": self.size}
+
+    @property
+    def batch(self) -> int:
+        return int(self.sums.shape()[0])
+
+    @property
+    def bytes(self) -> int:
+        return int(4 * math.prod(self.sums.shape()))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a picture is on the device."""
+
+    tables: Tables
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    image: weakref.ref[Image]
+    place: Place
+
+
+class Device:
+    """Runs graphs, and holds pictures for later steps: as long as the host holds them, or until
+    there are too many. Several threads may call at once.
+    """
+
+    def __init__(self, table: ort.InferenceSession) -> None:
+        """``table``: the graph table.onnx, opened where all graphs are to run."""
+        self._table = table
+        on_cpu = table.get_providers()[0] == "CPUExecutionProvider"
+        self.kind: Literal["cpu", "cuda"] = "cpu" if on_cpu else "cuda"
+        self._at_once = _AT_ONCE
+        self._lock = threading.Lock()
+        self._held: dict[int, _Held] = {}
+        """By the picture's ``id``, oldest first; replaced, never changed."""
+
+    def run(self, graph: ort.InferenceSession, inputs: Inputs) -> dict[str, ort.OrtValue]:
+        """One graph; its outputs stay on the device.
+
+        Raises:
+            Exception: of onnxruntime; see :func:`short_of_memory`.
+        """
+        binding = graph.io_binding()
+        for name, value in inputs.items():
+            if isinstance(value, ort.OrtValue):
+                binding.bind_ortvalue_input(name, value)
+            else:
+                binding.bind_cpu_input(name, value)
+        names = [output.name for output in graph.get_outputs()]
+        for name in names:
+            binding.bind_output(name, self.kind)
+        graph.run_with_iobinding(binding)
+        return dict(zip(names, binding.get_outputs(), strict=True))
+
+    def put(self, images: Sequence[Image]) -> ort.OrtValue:
+        """Pictures of one size on the device, (batch, height, width, 3) uint8.
+
+        Empty ones fill up the batch to a power of two, so that the runtime meets few shapes.
+        """
+        batch = np.zeros((2 ** (len(images) - 1).bit_length(), *images[0].shape), np.uint8)
+        for place, image in zip(batch, images, strict=False):
+            place[...] = image
+        return ort.OrtValue.ortvalue_from_numpy(batch, self.kind, 0)
+
+    def tables(self, frames: ort.OrtValue) -> Tables:
+        """Of what :meth:`put` has put there."""
+        sums = self.run(self._table, {"frames": frames})["table"]
+        return Tables(sums, np.array(frames.shape()[1:3], np.int64))
+
+    def take(self, images: Sequence[Image]) -> Tables:
+        """Put pictures of one size there, and hold them for :meth:`places`."""
+        tables = self.tables(self.put(images))
+        with self._lock:
+            held = {key: one for key, one in self._held.items() if one.image() is not None}
+            for row, image in enumerate(images):
+                held.pop(id(image), None)
+                held[id(image)] = _Held(weakref.ref(image), Place(tables, row))
+            while sum(some.bytes for some in {h.place.tables for h in held.values()}) > _HELD_BYTES:
+                del held[next(iter(held))]
+            self._held = held
+        return tables
+
+    def places(self, images: Sequence[Image]) -> list[Place]:
+        """Where each picture is; those that are not there any more are put there.
+
+        Raises:
+            ModelError: the device's memory does not hold one of them.
+        """
+        held = {id(image): self._held.get(id(image)) for image in images}
+        places = {key: one.place for key, one in held.items() if one and one.image() is not None}
+        missing = [i for i, image in enumerate(images) if id(image) not in places]
+
+        def send(some: Sequence[int]) -> list[Place]:
+            tables = self.take([images[i] for i in some])
+            return [Place(tables, row) for row in range(len(some))]
+
+        for i, place in self.in_batches(images, missing, send).items():
+            places[id(images[i])] = place
+        return [places[id(image)] for image in images]
+
+    def forget(self) -> bool:
+        """Hold no pictures any more; whether there were any."""
+        with self._lock:
+            had, self._held = bool(self._held), {}
+        return had
+
+    def in_batches(
+        self,
+        images: Sequence[Image],
+        chosen: Iterable[int],
+        act: Callable[[Sequence[int]], Sequence[T]],
+    ) -> dict[int, T]:
+        """What ``act`` says of the ``chosen`` pictures, given to it in batches of one size.
+
+        Where memory does not suffice, held pictures are forgotten, then batches halved, for good.
+
+        Raises:
+            ModelError: the device's memory does not hold one picture.
+        """
+        by_size = defaultdict(list)
+        for i in chosen:
+            by_size[images[i].shape].append(i)
+        results: dict[int, T] = {}
+        for (height, width, _), waiting in by_size.items():
+            again = False
+            while waiting:
+                some = waiting[: self._at_once]
+                try:
+                    found = act(some)
+                except Exception as error:  # onnxruntime raises a dozen unrelated types here
+                    if not short_of_memory(error):
+                        raise
+                    if self.forget() and not again:
+                        again = True
+                        continue
+                    if len(some) == 1:
+                        raise ModelError(
+                            f"the device's memory does not hold one picture of {width}x{height}"
+                        ) from None
+                    half = 2 ** ((len(some) - 1).bit_length() - 1)
+                    self._at_once = min(self._at_once, half)
+                    continue
+                again = False
+                results.update(zip(some, found, strict=True))
+                waiting = waiting[len(some) :]
+        return results
+
+
+def short_of_memory(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in _NO_MEMORY)
