@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from worker.device import Device
 from worker.emotion.align import CHANNELS, Colour
-from worker.emotion.ongraph import DeviceCrops
 from worker.errors import ModelError
 from worker.inference import Network, open_network, resolve
 from worker.records import Floats, ModelInfo, Provider
@@ -49,11 +47,10 @@ class Classifier:
     info: ModelInfo
     network: Network
 
-    def classify(self, crops: npt.NDArray[np.uint8] | DeviceCrops) -> Floats:
+    def classify(self, crops: npt.NDArray[np.uint8]) -> Floats:
         """(N, size, size, C) uint8, C = 1 for gray, 3 for RGB -> (N, labels), rows that sum to 1.
 
         Any N is fine: the runtime sees at most FACES_A_CALL at once, and is not called for none.
-        Crops that lie on the model's device stay there.
 
         Raises:
             ValueError: the crops have another shape or type.
@@ -64,47 +61,31 @@ class Classifier:
         if crops.shape[1:] != wanted or crops.dtype != np.uint8:
             raise ValueError(f"crops must be uint8 (N, {wanted}), not {crops.dtype} {crops.shape}")
         parts = [np.zeros((0, len(self.labels)), np.float32)]
-        if isinstance(crops, DeviceCrops):
-            parts += [self._call(value, crops.device)[rows] for value, rows in crops.calls]
-        else:
-            for start in range(0, len(crops), FACES_A_CALL):
-                some = crops[start : start + FACES_A_CALL]
-                parts.append(self._call(self._filled(some))[: len(some)])
+        for start in range(0, len(crops), FACES_A_CALL):
+            parts.append(self._call(crops[start : start + FACES_A_CALL]))
         return np.concatenate(parts)
 
-    def _filled(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A GPU is to meet few shapes: empty faces fill up to a power of two."""
-        if self.network.on_cpu:
-            return crops
-        filled = np.zeros((2 ** (len(crops) - 1).bit_length(), *crops.shape[1:]), np.uint8)
-        filled[: len(crops)] = crops
-        return filled
-
-    def _call(
-        self, crops: npt.NDArray[np.uint8] | ort.OrtValue, device: Device | None = None
-    ) -> Floats:
-        """One answer for each crop. ``device``: where they are, if not here."""
-        session = self.network.session
-        inputs = {session.get_inputs()[0].name: crops}
-        many = crops.shape()[0] if isinstance(crops, ort.OrtValue) else len(crops)
+    def _call(self, crops: npt.NDArray[np.uint8]) -> Floats:
+        session, given = self.network.session, crops
+        if not self.network.on_cpu:
+            # A GPU is to meet few shapes: empty faces fill up to a power of two.
+            given = np.zeros((2 ** (len(crops) - 1).bit_length(), *crops.shape[1:]), np.uint8)
+            given[: len(crops)] = crops
         try:
-            if device is None:
-                (answer,) = session.run(None, inputs)
-            else:
-                (answer,) = (value.numpy() for value in device.run(session, inputs).values())
+            (answer,) = session.run(None, {session.get_inputs()[0].name: given})
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(
-                f"the model {self.info.name} failed on {many} faces: {error}"
+                f"the model {self.info.name} failed on {len(crops)} faces: {error}"
             ) from None
         probabilities = np.asarray(answer, np.float32)
-        if probabilities.shape != (many, len(self.labels)):
+        if probabilities.shape != (len(given), len(self.labels)):
             raise ModelError(
-                f"the model {self.info.name} answered {probabilities.shape} for {many} faces "
+                f"the model {self.info.name} answered {probabilities.shape} for {len(given)} faces "
                 f"and {len(self.labels)} labels"
             )
         if not np.isfinite(probabilities).all() or (probabilities < 0).any():
             raise ModelError(f"the model {self.info.name} answers what are no probabilities")
-        return probabilities
+        return probabilities[: len(crops)]
 
 
 def load_classifier(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from tests.astronauts import overlap
 from tests.pictures import reducible
 from worker.detect.mtcnn import load_detector
 from worker.detect.near import detect_near
@@ -30,12 +31,6 @@ def picture(height, width, *places):
         one = one[max(-top, 0) :, max(-left, 0) :]
         room[...] = one[: room.shape[0], : room.shape[1]]
     return wall
-
-
-def overlap(a, b):
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    shared = (high - low).clip(0).prod()
-    return shared / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared)
 
 
 def near(detector, image, *boxes):
