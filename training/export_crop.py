@@ -14,7 +14,7 @@ its picture between two places, a and b:
 The sum up to a place between pixels lies on the line between the sums there, so for whole numbers p
 and q below a and b the sum from a to b is that from p to q, less the part of pixel p before a, and
 with the part of pixel q before b. Beyond the picture p and q stay at its last pixel, and that part
-grows past 1: the picture's edge is repeated. Sums of whole pixels are whole numbers and exact.
+is more than 1, or negative: the edge is repeated. Sums of whole pixels are whole numbers and exact.
 """
 
 from __future__ import annotations
@@ -34,21 +34,20 @@ DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "emotion" / "crop.onnx"
 
 
 def crop(g: Graph) -> None:
-    """``after`` (m, side, side, channels) uint8: ``before`` (n, ...) and a crop for each square.
+    """``crops`` (k, side, side, channels) uint8, one for each square.
 
     ``table``: see training/export_graph.py; ``size`` (2,): height and width of its pictures.
     ``pictures`` (k,): which of them each square lies in. ``squares`` (k, 3): left, top, side in
-    pixels; a side of 0 gives a crop of mid-grey. ``mix`` (3, channels): what red, green and blue
-    count in each channel.
+    pixels; what has no side gives a crop of mid-grey. ``side``: of the crops, a scalar. ``mix``
+    (3, channels): what red, green and blue count in each channel.
     """
     sums = g.input("table", TensorProto.INT32, "batch", "rows", "columns", 3)
     size = g.input("size", TensorProto.INT64, 2)
     pictures = g.input("pictures", TensorProto.INT64, "k")
     squares = g.input("squares", TensorProto.INT64, "k", 3)
     mix = g.input("mix", TensorProto.FLOAT, 3, "channels")
-    before = g.input("before", TensorProto.UINT8, "n", "side", "side", "channels")
+    count = g.input("side", TensorProto.INT64)
 
-    count = g.op("Gather", g.op("Shape", before), 1)
     extent = g.op("Gather", squares, np.array([2]), axis=1)
     there = g.op("Greater", extent, 0)
     extent = g.op("Max", extent, 1)
@@ -77,8 +76,7 @@ def crop(g: Graph) -> None:
     crops = g.op("Round", g.op("MatMul", colours, mix))
     crops = g.op("Where", g.op("Unsqueeze", there, axes(2, 3)), crops, float(BLANK))
     crops = g.op("Cast", g.op("Clip", crops, 0.0, 255.0), to=TensorProto.UINT8)
-    after = g.op("Concat", before, crops, axis=0)
-    g.output("after", after, TensorProto.UINT8, "m", "side", "side", "channels")
+    g.output("crops", crops, TensorProto.UINT8, "k", "across", "down", "channels")
 
 
 def _places(g: Graph, count: str, extent: str, corner: str, limit: str) -> tuple[str, str]:
@@ -98,8 +96,12 @@ def _places(g: Graph, count: str, extent: str, corner: str, limit: str) -> tuple
     part = g.op("Mul", i, ratio)
     around = g.op("Sub", g.op("Mul", g.op("Add", i, 0.5), ratio), 0.5)
     around = g.op("Min", g.op("Max", around, 0.0), g.op("Sub", covered, 1.0))
-    start = g.op("Where", smaller, part, around)
     length = g.op("Where", smaller, ratio, 1.0)
+    # No farther out than just beyond the picture, where all is its edge: small numbers are exact.
+    first = g.op("Sub", g.op("Neg", to_float(g, corner)), length)
+    last = to_float(g, g.op("Sub", limit, corner))
+    start = g.op("Where", smaller, part, around)
+    start = g.op("Min", g.op("Max", start, first), last)
 
     def split(place: str) -> tuple[str, str]:
         """The pixel below a place in the square, inside the picture; and what lies beyond it."""

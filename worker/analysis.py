@@ -19,7 +19,7 @@ from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
 from worker.emotion.align import CHANNELS, crop_faces
 from worker.emotion.classifier import Classifier, load_classifier
-from worker.emotion.ongraph import DeviceCrops, load_device_cropper
+from worker.emotion.ongraph import load_device_cropper
 from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
@@ -229,10 +229,9 @@ class Analyst:
             readings = {feed: self._readings(memory) for feed, memory in memories.items()}
             asked = _asked(looks, readings, self._settings.classify_every)
             chosen = [look.faces.pick(some) for look, some in zip(looks, asked, strict=True)]
-            crops = self._crops([shot.picture for shot in shots], chosen)
-            qualities = quality(
-                np.asarray(crops), Detections.joined(chosen), self._classifier.margin
-            )
+            pictures = [shot.picture for shot in shots]
+            crops = self._crops(pictures, chosen, [look.detected for look in looks])
+            qualities = quality(crops, Detections.joined(chosen), self._classifier.margin)
         with timed("classify"):
             answers = self._classifier.classify(crops)
         self._metrics.batch_faces.observe(len(answers))
@@ -268,7 +267,7 @@ class Analyst:
         picture[: portrait.shape[0], : portrait.shape[1]] = portrait
         try:
             (faces,) = self._detector.detect([picture])
-            crops = self._crops([FramePicture.of(picture)], [faces])
+            crops = self._crops([FramePicture.of(picture)], [faces], [True])
             probabilities = self._classifier.classify(crops)
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
@@ -276,26 +275,30 @@ class Analyst:
             raise ModelError("the models do not work here: no face is found in a portrait")
 
     def _crops(
-        self, pictures: Sequence[FramePicture], found: Sequence[Detections]
-    ) -> Image | DeviceCrops:
+        self, pictures: Sequence[FramePicture], found: Sequence[Detections], whole: Sequence[bool]
+    ) -> Image:
         """(N, size, size, channels): the faces of all pictures as the classifier takes them.
 
-        Where the detector works on a GPU they are cut there, and stay there.
+        Where the detector works on a GPU they are cut there.
+
+        Args:
+            whole: for each picture whether the detector has been given all of it.
         """
         model = self._classifier
         size, margin, colour = model.size, model.margin, model.colour
 
-        def view(picture: FramePicture, faces: Detections) -> tuple[Image, Boxes]:
+        def view(i: int) -> tuple[Image, Boxes]:
             # Where half has the pixels, it changes the answer as little as a box moved by one.
-            scale = picture.scale_for(smallest(faces.boxes), size / (1 + margin))
-            return picture.at(scale), faces.boxes / scale
+            boxes = found[i].boxes
+            scale = 1 if whole[i] else pictures[i].scale_for(smallest(boxes), size / (1 + margin))
+            return pictures[i].at(scale), boxes / scale
 
-        def cut(shown: tuple[FramePicture, Detections]) -> Image:
-            return crop_faces(*view(*shown), size=size, margin=margin, colour=colour)
+        def cut(i: int) -> Image:
+            return crop_faces(*view(i), size=size, margin=margin, colour=colour)
 
-        shown = [pair for pair in zip(pictures, found, strict=True) if len(pair[1])]
+        shown = [i for i, faces in enumerate(found) if len(faces)]
         if self._cropper:
-            views = self.cores.map(lambda pair: view(*pair), shown)
+            views = self.cores.map(view, shown)
             images, boxes = [image for image, _ in views], [some for _, some in views]
             return self._cropper.crop(images, boxes, size=size, margin=margin, colour=colour)
         none = np.zeros((0, size, size, CHANNELS[colour]), np.uint8)

@@ -54,7 +54,7 @@ class Tables:
         return int(self.sums.shape()[0])
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         return int(4 * math.prod(self.sums.shape()))
 
 
@@ -66,15 +66,11 @@ class Place:
     row: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    image: weakref.ref[Image]
-    place: Place
-
-
 class Device:
-    """Runs graphs, and holds pictures for later steps: as long as the host holds them, or until
-    there are too many. Several threads may call at once.
+    """Runs graphs, and holds pictures for later steps; several threads may call at once.
+
+    Whenever others are put there those go that are gone from the host, and the oldest where there
+    are too many.
     """
 
     def __init__(self, table: ort.InferenceSession) -> None:
@@ -84,7 +80,7 @@ class Device:
         self.kind: Literal["cpu", "cuda"] = "cpu" if on_cpu else "cuda"
         self._at_once = _AT_ONCE
         self._lock = threading.Lock()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, tuple[weakref.ref[Image], Place]] = {}
         """By the picture's ``id``, oldest first; replaced, never changed."""
 
     def run(self, graph: ort.InferenceSession, inputs: Inputs) -> dict[str, ort.OrtValue]:
@@ -120,36 +116,29 @@ class Device:
         sums = self.run(self._table, {"frames": frames})["table"]
         return Tables(sums, np.array(frames.shape()[1:3], np.int64))
 
-    def take(self, images: Sequence[Image]) -> Tables:
-        """Put pictures of one size there, and hold them for :meth:`places`."""
+    def hold(self, images: Sequence[Image]) -> Tables:
+        """Put pictures of one size there, and hold them for :meth:`locate`."""
         tables = self.tables(self.put(images))
         with self._lock:
-            held = {key: one for key, one in self._held.items() if one.image() is not None}
+            held = {key: one for key, one in self._held.items() if one[0]() is not None}
             for row, image in enumerate(images):
                 held.pop(id(image), None)
-                held[id(image)] = _Held(weakref.ref(image), Place(tables, row))
-            while sum(some.bytes for some in {h.place.tables for h in held.values()}) > _HELD_BYTES:
+                held[id(image)] = weakref.ref(image), Place(tables, row)
+            while sum(some.nbytes for some in {p.tables for _, p in held.values()}) > _HELD_BYTES:
                 del held[next(iter(held))]
             self._held = held
         return tables
 
-    def places(self, images: Sequence[Image]) -> list[Place]:
-        """Where each picture is; those that are not there any more are put there.
-
-        Raises:
-            ModelError: the device's memory does not hold one of them.
-        """
-        held = {id(image): self._held.get(id(image)) for image in images}
-        places = {key: one.place for key, one in held.items() if one and one.image() is not None}
-        missing = [i for i, image in enumerate(images) if id(image) not in places]
-
-        def send(some: Sequence[int]) -> list[Place]:
-            tables = self.take([images[i] for i in some])
-            return [Place(tables, row) for row in range(len(some))]
-
-        for i, place in self.in_batches(images, missing, send).items():
-            places[id(images[i])] = place
-        return [places[id(image)] for image in images]
+    def locate(self, images: Sequence[Image]) -> list[Place]:
+        """Where pictures of one size are; those that are not held are put there."""
+        held = [self._held.get(id(image)) for image in images]
+        places = [one[1] if one and one[0]() is not None else None for one in held]
+        missing = [i for i, place in enumerate(places) if place is None]
+        if missing:
+            tables = self.hold([images[i] for i in missing])
+            for row, i in enumerate(missing):
+                places[i] = Place(tables, row)
+        return [place for place in places if place]
 
     def forget(self) -> bool:
         """Hold no pictures any more; whether there were any."""
@@ -183,6 +172,7 @@ class Device:
                 except Exception as error:  # onnxruntime raises a dozen unrelated types here
                     if not short_of_memory(error):
                         raise
+                    # Of use where it was the tables' graph: each graph has memory of its own.
                     if self.forget() and not again:
                         again = True
                         continue

@@ -28,7 +28,6 @@ from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.device import Device
 from worker.emotion.classifier import SHIPPED, Classifier, load_classifier
-from worker.emotion.ongraph import DeviceCrops
 from worker.errors import ModelError
 from worker.metrics import Metrics
 from worker.picture import FramePicture
@@ -75,17 +74,21 @@ def test_thresholds_that_no_face_passes_are_noticed() -> None:
         make(detector, 40).try_models()
 
 
-def test_on_a_device_the_classifier_sees_what_the_detector_was_sent(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("larger", [1, 4])
+def test_on_a_device_crops_are_cut_from_what_the_detector_was_sent(
+    larger: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The events are those of crops cut here, but for a level of 256; no picture is sent again."""
+    """The events are those of crops cut here, but for a level of 256; no picture is sent again.
+
+    Of large pictures it was sent the whole where it detects, and half where it follows.
+    """
     here, there = (
         Analyst(
             load_graph_detector(
-                pyramid=Pyramid(40, 0.709), thresholds=(0.6, 0.7, 0.7), provider="cpu"
+                pyramid=Pyramid(40 * larger, 0.709), thresholds=(0.6, 0.7, 0.7), provider="cpu"
             ),
             load_classifier(SHIPPED, "cpu"),
-            WorkerSettings(detect_every=4),
+            WorkerSettings(detect_every=4, min_face=40 * larger),
             Metrics(CollectorRegistry()),
         )
         for _ in range(2)
@@ -93,21 +96,26 @@ def test_on_a_device_the_classifier_sees_what_the_detector_was_sent(
     here._cropper = None
     assert there._cropper
     there.try_models()
+    with open_source(str(sample_clip())) as source:
+        images = [picture.image for picture in islice(source.pictures(), 90, 102)]
+    pictures = [
+        reducible(cv2.resize(image, None, fx=larger, fy=larger))[0] if larger > 1 else image
+        for image in images
+    ]
+    cuts = [5, 9]
+    expected = analysed(here, pictures, cuts)[0]
     sent: list[str] = []
     put, crop = Device.put, type(there._cropper).crop
     monkeypatch.setattr(Device, "put", lambda *given: (sent.append("pictures"), put(*given))[1])
 
-    def cutting(*given: Any, **options: Any) -> DeviceCrops:
+    def cutting(*given: Any, **options: Any) -> Image:
         sent.append("crops")
         crops = crop(*given, **options)
         sent.append("done")
         return crops
 
     monkeypatch.setattr(type(there._cropper), "crop", cutting)
-    with open_source(str(sample_clip())) as source:
-        pictures = [picture.image for picture in islice(source.pictures(), 90, 102)]
-    cuts = [5, 9]
-    expected, found = (analysed(one, pictures, cuts)[0] for one in (here, there))
+    found = analysed(there, pictures, cuts)[0]
     assert sum(len(event.faces) for event in found) >= 12
     for one, other in zip(expected, found, strict=True):
         for face, same in zip(one.faces, other.faces, strict=True):

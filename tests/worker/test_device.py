@@ -6,6 +6,7 @@ On the CPU, or where MIEN_TEST_PROVIDER says (deploy/gpu_check.sh).
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -61,31 +62,30 @@ def shows(place: Place, image: Image) -> bool:
     )
 
 
-def test_pictures_that_were_sent_are_not_sent_again(device: Counted) -> None:
-    first, second = noise(3), noise(2, height=33)
-    device.take(first)
-    device.take(second)
-    places = device.places([second[1], first[0], second[0], first[2], first[0]])
+def test_pictures_that_are_held_are_not_sent_again(device: Counted) -> None:
+    first, second = noise(3), noise(2)
+    device.hold(first)
+    device.hold(second)
+    asked = [second[1], first[0], second[0], first[2], first[0]]
+    places = device.locate(asked)
     assert device.sent == [3, 2]
-    for place, image in zip(
-        places, [second[1], first[0], second[0], first[2], first[0]], strict=True
-    ):
-        assert shows(place, image)
+    assert all(shows(*pair) for pair in zip(places, asked, strict=True))
 
 
-def test_those_that_are_not_there_are_sent_by_size(device: Counted) -> None:
-    some = [*noise(2), *noise(19, height=33), *noise(1, height=50)]
-    device.take(some[:1])
-    places = device.places(some)
-    assert device.sent == [1, 1, 16, 3, 1]
+def test_those_that_are_not_held_are_sent_together(device: Counted) -> None:
+    some = noise(4)
+    device.hold(some[1:2])
+    places = device.locate(some)
+    assert device.sent == [1, 3]
     assert all(shows(*pair) for pair in zip(places, some, strict=True))
-    assert device.places([]) == []
+    assert device.locate(some) == places
+    assert device.sent == [1, 3]
 
 
 def test_no_picture_is_taken_for_one_that_is_gone(device: Counted) -> None:
     for level in range(20):  # a new one often lies where the last one lay
         image = np.full((40, 70, 3), level, np.uint8)
-        (place,) = device.places([image])
+        (place,) = device.locate([image])
         assert shows(place, image)
         del image, place
     assert device.sent == [1] * 20
@@ -93,37 +93,42 @@ def test_no_picture_is_taken_for_one_that_is_gone(device: Counted) -> None:
 
 def test_the_device_lets_go_of_what_the_host_has_let_go_of(device: Counted) -> None:
     kept, *gone = noise(5)
-    device.take([kept])
-    device.take(gone)
+    device.hold([kept])
+    device.hold(gone)
     del gone
-    device.take(noise(1))
-    assert shows(device.places([kept])[0], kept)
+    device.hold(noise(1))
+    assert shows(device.locate([kept])[0], kept)
     assert len(device._held) <= 2
 
 
 def test_the_oldest_make_room(device: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     some = noise(5)
-    each = device.take(some[:1]).bytes
+    each = device.hold(some[:1]).nbytes
     monkeypatch.setattr(worker.device, "_HELD_BYTES", 3 * each)
     for image in some:
-        device.take([image])
+        device.hold([image])
     device.sent = []
-    device.places(some[2:])
+    device.locate(some[2:])
     assert device.sent == []
-    device.places(some)
+    device.locate(some)
     assert device.sent == [2]
 
 
 def test_where_memory_is_short_held_pictures_are_forgotten_before_batches_are_halved(
     device: Counted,
 ) -> None:
-    held, some = noise(1), noise(4, height=33)
-    device.take(held)
+    held, some = noise(1), [*noise(4, height=33), *noise(1, height=50)]
+    device.hold(held)
     device.too_many = 3
-    assert all(shows(*pair) for pair in zip(device.places(some), some, strict=True))
-    assert device.sent == [1, 4, 4, 2, 2]
+
+    def find(chosen: Sequence[int]) -> list[Place]:
+        return device.locate([some[i] for i in chosen])
+
+    places = device.in_batches(some, range(5), find)
+    assert all(shows(places[i], image) for i, image in enumerate(some))
+    assert device.sent == [1, 4, 4, 2, 2, 1]
     device.sent = []
-    device.places(held)
+    device.locate(held)
     assert device.sent == [1]
 
 
@@ -135,7 +140,7 @@ def test_memory_that_is_short_after_the_pictures_are_there_ends_with_a_sentence(
 
     def fails(chosen: object) -> list[None]:
         tries.append(chosen)
-        device.take(some)
+        device.hold(some)
         raise RuntimeError("Failed to allocate memory for requested buffer of size 4096")
 
     with pytest.raises(ModelError, match="memory does not hold one picture of 70x40"):

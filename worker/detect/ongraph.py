@@ -106,7 +106,7 @@ class GraphDetector:
         """
 
         def find(some: Sequence[int]) -> list[Detections]:
-            return self._detect(self.device.take([images[i] for i in some]))[: len(some)]
+            return self._detect(self.device.hold([images[i] for i in some]))[: len(some)]
 
         check_pictures(images)
         large = [i for i, image in enumerate(images) if self._pyramid.scales(*image.shape[:2])]
@@ -134,7 +134,7 @@ class GraphDetector:
         """
 
         def find(some: Sequence[int]) -> list[Detections]:
-            tables = self.device.take([images[i] for i in some])
+            tables = self.device.hold([images[i] for i in some])
             # Few shapes here, too.
             room = 2 ** max(len(boxes[i]) for i in some).bit_length()
             squares = np.zeros((tables.batch, room, 4), np.float32)

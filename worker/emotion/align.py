@@ -8,17 +8,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.records import Floats, Image
+from worker.records import Image
 
 Colour = Literal["gray", "rgb"]
 
 CHANNELS: dict[Colour, int] = {"gray": 1, "rgb": 3}
-
-MIX: dict[Colour, Floats] = {
-    "gray": np.array([[0.299], [0.587], [0.114]], np.float32),
-    "rgb": np.eye(3, dtype=np.float32),
-}
-"""(3, C): what red, green and blue count in each channel, by ITU-R BT.601."""
 
 BLANK = 128
 """Every value of a crop whose box says nothing: not finite, without extent, or absurdly large."""

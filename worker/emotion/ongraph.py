@@ -1,4 +1,4 @@
-"""Crops cut on a GPU, out of pictures that are there already, for a classifier that is there, too.
+"""Crops cut on a GPU, out of the pictures that the detector has sent there.
 
 ``worker.emotion.align.crop_faces`` is the reference: pixels are the same but for one level of 256
 where rounding differs. What crop.onnx does is said in training/export_crop.py.
@@ -8,54 +8,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from worker.device import Device, Place, Tables, short_of_memory
-from worker.emotion.align import BLANK, CHANNELS, MIX, Colour, square_around
+from worker.device import Device, Tables
+from worker.emotion.align import CHANNELS, Colour, square_around
 from worker.errors import ModelError
 from worker.inference import open_network
 from worker.records import Floats, Image
 
 CROP_GRAPH = Path(__file__).with_name("crop.onnx")
 
-CROPS_A_CALL = 63
-"""Faces that the classifier is given at once: a power of two with the empty crop before them."""
+_MIX: dict[Colour, Floats] = {
+    "gray": np.array([[0.299], [0.587], [0.114]], np.float32),
+    "rgb": np.eye(3, dtype=np.float32),
+}
+"""(3, C): what red, green and blue count in each channel, by ITU-R BT.601."""
 
 _PIXELS_A_CALL = 2**18
-"""Of crops that are cut at once: each takes some 300 bytes of memory meanwhile."""
-
-Ints = npt.NDArray[np.int64]
-
-Square = tuple[int, int, int]
-"""Left, top and side, in pixels."""
-
-_NO_SQUARE: Square = (0, 0, 0)
-"""The graph makes mid-grey of it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceCrops:
-    """N crops on a device, as ``crop_faces`` gives them; ``np.asarray`` brings them here."""
-
-    device: Device
-    shape: tuple[int, int, int, int]
-    """(N, size, size, channels)"""
-    calls: tuple[tuple[ort.OrtValue, Ints], ...]
-    """For each call of the classifier its crops, (m, size, size, channels) uint8, m a power of two,
-    and which of them are the next of the N."""
-
-    dtype: ClassVar = np.dtype(np.uint8)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        crops = [np.zeros((0, *self.shape[1:]), np.uint8)]
-        crops += [value.numpy()[rows] for value, rows in self.calls]
-        return np.asarray(np.concatenate(crops), dtype)
+"""Of crops that are cut at once: each takes some 500 bytes of memory meanwhile."""
 
 
 def load_device_cropper(device: Device, path: Path = CROP_GRAPH) -> DeviceCropper:
@@ -86,8 +60,8 @@ class DeviceCropper:
         size: int,
         margin: float,
         colour: Colour,
-    ) -> DeviceCrops:
-        """One crop for each box: those of the first picture, then those of the next, and so on.
+    ) -> Image:
+        """(N, size, size, C) uint8: a crop for each box, those of the first picture first.
 
         Args:
             images: as ``crop_faces`` takes them; those that are not on the device are sent there.
@@ -95,59 +69,49 @@ class DeviceCropper:
             size, margin, colour: as for ``crop_faces``.
 
         Raises:
-            ModelError: the device's memory does not hold one picture.
-            Exception: of onnxruntime, also where memory does not suffice for the crops.
+            ModelError: the device's memory does not hold one picture and its crops.
         """
-        shown = [(image, some) for image, some in zip(images, boxes, strict=True) if len(some)]
         squares = [
-            [square_around(box, margin, *image.shape[:2]) or _NO_SQUARE for box in some]
-            for image, some in ((image, some.astype(np.float64)) for image, some in shown)
+            [
+                square_around(box, margin, *image.shape[:2]) or (0, 0, 0)
+                for box in some.astype(np.float64)
+            ]
+            for image, some in zip(images, boxes, strict=True)
         ]
 
-        def cut() -> DeviceCrops:
-            places = self._device.places([image for image, _ in shown])
-            faces = [
-                (p, square) for p, some in zip(places, squares, strict=True) for square in some
-            ]
-            calls = [
-                self._cut(faces[start : start + CROPS_A_CALL], size, MIX[colour])
-                for start in range(0, len(faces), CROPS_A_CALL)
-            ]
-            shape = len(faces), size, size, CHANNELS[colour]
-            return DeviceCrops(self._device, shape, tuple(calls))
+        def cut(some: Sequence[int]) -> list[Image]:
+            """The crops of each of some pictures of one size."""
+            by_tables: dict[Tables, list[tuple[int, int]]] = defaultdict(list)
+            for i, place in zip(some, self._device.locate([images[i] for i in some]), strict=True):
+                by_tables[place.tables].append((i, place.row))
+            found: dict[int, Image] = {}
+            for tables, mine in by_tables.items():
+                faces = [(row, *square) for i, row in mine for square in squares[i]]
+                crops = self._cut(tables, np.array(faces, np.int64), size, _MIX[colour])
+                ends = np.cumsum([len(squares[i]) for i, _ in mine])
+                found.update(zip((i for i, _ in mine), np.split(crops, ends[:-1]), strict=True))
+            return [found[i] for i in some]
 
-        try:
-            return cut()
-        except Exception as error:  # onnxruntime raises a dozen unrelated types here
-            if not short_of_memory(error):
-                raise
-        # Behind the block above, whose traceback holds on to what is to be freed.
-        self._device.forget()
-        return cut()
+        with_faces = [i for i, some in enumerate(squares) if some]
+        crops = self._device.in_batches(images, with_faces, cut)
+        none = np.zeros((0, size, size, CHANNELS[colour]), np.uint8)
+        return np.concatenate([none, *(crops[i] for i in with_faces)])
 
-    def _cut(
-        self, faces: Sequence[tuple[Place, Square]], size: int, mix: Floats
-    ) -> tuple[ort.OrtValue, Ints]:
-        """The crops of some faces, after empty ones; and which crop each face has."""
-        by_tables: dict[Tables, list[int]] = defaultdict(list)
-        for i, (place, _) in enumerate(faces):
-            by_tables[place.tables].append(i)
+    def _cut(self, tables: Tables, faces: npt.NDArray[np.int64], size: int, mix: Floats) -> Image:
+        """(N, size, size, C): ``faces`` (N, 4) are a row of the tables, left, top, side."""
         together = max(1, _PIXELS_A_CALL // size**2)
-        empty = 2 ** len(faces).bit_length() - len(faces)
-        crops: ort.OrtValue | npt.NDArray[np.uint8]
-        crops = np.full((empty, size, size, mix.shape[1]), BLANK, np.uint8)
-        rows = np.zeros(len(faces), np.int64)
-        done = empty
-        for tables, mine in by_tables.items():
-            for start in range(0, len(mine), together):
-                some = mine[start : start + together]
-                given = {
-                    "pictures": np.array([faces[i][0].row for i in some], np.int64),
-                    "squares": np.array([faces[i][1] for i in some], np.int64),
-                    "mix": mix,
-                    "before": crops,
-                }
-                crops = self._device.run(self._graph, {**tables.inputs, **given})["after"]
-                rows[some] = np.arange(done, done + len(some))
-                done += len(some)
-        return crops, rows
+        crops = []
+        for start in range(0, len(faces), together):
+            some = faces[start : start + together]
+            # Few shapes here, too: what has no side fills up to a power of two.
+            given = np.zeros((2 ** (len(some) - 1).bit_length(), 4), np.int64)
+            given[: len(some)] = some
+            inputs = {
+                "pictures": given[:, 0],
+                "squares": given[:, 1:],
+                "side": np.array(size, np.int64),
+                "mix": mix,
+            }
+            found = self._device.run(self._graph, {**tables.inputs, **inputs})["crops"]
+            crops.append(found.numpy()[: len(some)])
+        return np.concatenate(crops)
