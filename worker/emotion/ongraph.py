@@ -104,11 +104,12 @@ class DeviceCropper:
         for start in range(0, len(faces), together):
             some = faces[start : start + together]
             # Few shapes here, too: what has no side fills up to a power of two.
-            given = np.zeros((2 ** (len(some) - 1).bit_length(), 4), np.int64)
-            given[: len(some)] = some
+            room = 2 ** (len(some) - 1).bit_length()
+            pictures, squares = np.zeros(room, np.int64), np.zeros((room, 3), np.int64)
+            pictures[: len(some)], squares[: len(some)] = some[:, 0], some[:, 1:]
             inputs = {
-                "pictures": given[:, 0],
-                "squares": given[:, 1:],
+                "pictures": pictures,
+                "squares": squares,
                 "side": np.array(size, np.int64),
                 "mix": mix,
             }
