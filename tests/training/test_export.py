@@ -215,11 +215,11 @@ def test_a_graph_that_differs_is_not_written(
 def test_a_calibration_on_the_wrong_pictures_is_refused(
     checkpoint: Path, voted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ranges learnt from black pictures do not hold what faces need; the old file stays."""
+    """Ranges learnt from the middle grey alone hold no contrast; the old file stays."""
     out = tmp_path / "model.onnx"
     out.write_bytes(b"the file before")
-    black = np.zeros((42, 48, 48, 1), np.uint8)
-    monkeypatch.setattr(export_module, "calibration_faces", lambda images: black)
+    grey = np.full((42, 48, 48, 1), 128, np.uint8)
+    monkeypatch.setattr(export_module, "calibration_faces", lambda images: grey)
     with pytest.raises(ModelError, match="was not written: the int8 model agrees with fp32 on"):
         export(checkpoint, voted, out, name="tiny", version="1", precision="int8")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the file before"]

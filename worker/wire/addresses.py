@@ -19,7 +19,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.connection import parse_url
 
@@ -63,7 +63,7 @@ def parse_address(url: str) -> Address:
             names cannot be used.
     """
     name = server_name(url)
-    parts = urlsplit(url)
+    parts = _split(url)
     scheme, _, kind = parts.scheme.partition("+")
     if scheme not in ("redis", "rediss") + (() if kind else ("unix",)) or kind not in (
         "",
@@ -115,7 +115,7 @@ def server_name(url: str) -> str:
         name = without_secrets(url)
     except ValueError as error:
         raise SettingsError(f"the server's URL {error}") from None
-    parts = urlsplit(url)
+    parts = _split(url)
     scheme, _, kind = parts.scheme.partition("+")
     options = {option for option, _ in parse_qsl(parts.query, keep_blank_values=True)}
     known = _TLS_OPTIONS if scheme == "rediss" else frozenset[str]()
@@ -138,7 +138,7 @@ def without_secrets(url: str) -> str:
     if "://" not in url:
         return url.rpartition("@")[2]
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         # Refuses "user:a/b@host", whose password would be taken for a path.
         _hosts(parts.netloc.rpartition("@")[2], 0)
         cut = "@" in parts.path + parts.fragment and not {":", "@"}.isdisjoint(parts.netloc)
@@ -173,6 +173,21 @@ def check_tls(options: Mapping[str, Any]) -> None:
     except OSError as error:  # ssl.SSLError is one
         why = "it is not what it should be" if isinstance(error, ssl.SSLError) else error.strerror
         raise SettingsError(f"the server's URL has {tried}, which cannot be used: {why}") from None
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL that may name several hosts.
+
+    Newer Pythons (and Debian's 3.11) refuse an IPv6 address that is not the first of them.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    scheme, _, rest = url.partition("://")
+    netloc = rest[: next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))]
+    if "," not in netloc:
+        return urlsplit(url)
+    return urlsplit(f"{scheme}://{rest[len(netloc) :]}")._replace(netloc=netloc)
 
 
 def _hosts(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
