@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,8 @@ def test_nothing_is_left_of_a_run_that_is_broken_off(
         [sys.executable, "-m", "tests.delivery.chaos", "--minutes", "1", "--seed", "1"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "MARK": mark, "TMPDIR": str(tmp_path)},
+        # A shell has what it starts in the background ignore SIGINT, down to here.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         # This one, the nursery, the server, and some workers and writers.
