@@ -49,3 +49,13 @@ def assert_same(a, b, atol=1e-3):
     np.testing.assert_allclose(a.boxes, b.boxes, atol=atol)
     np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
     np.testing.assert_allclose(a.landmarks, b.landmarks, atol=atol)
+
+
+def saying_nothing(face):
+    """Boxes of the portrait that are no place to look, and its ``face`` behind them."""
+    left, top, right, bottom = face
+    odd = [
+        [np.nan, top, right, bottom], [left, top, np.inf, bottom], [right, top, left, bottom],
+        [left, top, left, bottom], [-900, -900, -800, -800], [5000, 5000, 5100, 5100], face,
+    ]  # fmt: skip
+    return np.array(odd, np.float32)

@@ -288,9 +288,11 @@ class Analyst:
         size, margin, colour = model.size, model.margin, model.colour
 
         def view(i: int) -> tuple[Image, Boxes]:
-            # Where half has the pixels, it changes the answer as little as a box moved by one.
             boxes = found[i].boxes
-            scale = 1 if whole[i] else pictures[i].scale_for(smallest(boxes), size / (1 + margin))
+            # Where half has the pixels, it changes the answer as little as a box moved by one.
+            scale = pictures[i].scale_for(smallest(boxes), size / (1 + margin))
+            if self._cropper and whole[i]:
+                scale = 1  # it is on the device already, and a crop of it costs no more
             return pictures[i].at(scale), boxes / scale
 
         def cut(i: int) -> Image:

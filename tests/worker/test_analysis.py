@@ -27,7 +27,9 @@ from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.device import Device
+from worker.emotion.align import crop_faces
 from worker.emotion.classifier import SHIPPED, Classifier, load_classifier
+from worker.emotion.ongraph import DeviceCropper
 from worker.errors import ModelError
 from worker.metrics import Metrics
 from worker.picture import FramePicture
@@ -74,6 +76,12 @@ def test_thresholds_that_no_face_passes_are_noticed() -> None:
         make(detector, 40).try_models()
 
 
+class CropsHere:
+    def crop(self, images: Sequence[Image], boxes: Sequence[Floats], **cut: Any) -> Image:
+        crops = [crop_faces(*pair, **cut) for pair in zip(images, boxes, strict=True)]
+        return np.concatenate([np.zeros((0, 48, 48, 1), np.uint8), *crops])
+
+
 @pytest.mark.parametrize("larger", [1, 4])
 def test_on_a_device_crops_are_cut_from_what_the_detector_was_sent(
     larger: int, monkeypatch: pytest.MonkeyPatch
@@ -93,7 +101,7 @@ def test_on_a_device_crops_are_cut_from_what_the_detector_was_sent(
         )
         for _ in range(2)
     )
-    here._cropper = None
+    here._cropper = cast(DeviceCropper, CropsHere())
     assert there._cropper
     there.try_models()
     with open_source(str(sample_clip())) as source:

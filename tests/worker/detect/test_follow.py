@@ -6,7 +6,7 @@ from skimage import data
 
 import worker.detect.cascade as cascade
 import worker.detect.mtcnn as mtcnn
-from tests.astronauts import assert_same, astronauts, overlap
+from tests.astronauts import assert_same, astronauts, overlap, saying_nothing
 from worker.cores import Cores
 from worker.detect.mtcnn import load_detector
 
@@ -64,12 +64,7 @@ def test_two_boxes_on_one_face_give_one(detector):
 def test_boxes_that_say_nothing_give_no_face(detector):
     picture = data.astronaut()
     (face,) = detector.detect([picture])[0].boxes[:1]
-    left, top, right, bottom = face
-    odd = [
-        [np.nan, top, right, bottom], [left, top, np.inf, bottom], [right, top, left, bottom],
-        [left, top, left, bottom], [-900, -900, -800, -800], [5000, 5000, 5100, 5100], face,
-    ]  # fmt: skip
-    (faces,) = detector.follow([picture], [np.array(odd, np.float32)])
+    (faces,) = detector.follow([picture], [saying_nothing(face)])
     assert_same(faces, detector.follow([picture], [face[None]])[0])
     assert len(faces) == 1
 

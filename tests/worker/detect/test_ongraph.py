@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from tests.astronauts import saying_nothing
 from worker.demo import sample_clip
 from worker.detect.boxes import CELL
 from worker.detect.mtcnn import load_detector
@@ -255,12 +256,7 @@ def test_faces_are_followed_as_the_reference_follows_them(reference, detector):
 def test_boxes_that_say_nothing_give_no_face(reference, detector):
     picture = data.astronaut()
     (face,) = reference.detect([picture])[0].boxes[:1]
-    left, top, right, bottom = face
-    odd = [
-        [np.nan, top, right, bottom], [left, top, np.inf, bottom], [right, top, left, bottom],
-        [left, top, left, bottom], [-900, -900, -800, -800], [5000, 5000, 5100, 5100], face,
-    ]  # fmt: skip
-    (faces,) = detector.follow([picture], [np.array(odd, np.float32)])
+    (faces,) = detector.follow([picture], [saying_nothing(face)])
     assert same(reference.follow([picture], [face[None]])[0], faces)
     assert len(faces) == 1
 
