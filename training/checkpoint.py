@@ -128,13 +128,21 @@ def replanned(begun: dict[str, Any], recipe: Recipe) -> list[list[int]]:
     """How often a run's length was changed before it goes on with ``recipe``.
 
     A pair each time: how many epochs it had had, and how many it was to have until then. A schedule
-    that was stretched or cut short is that of no recipe.
+    that was stretched or cut short is that of no recipe; phases that begin only where it goes on
+    leave it as it was.
     """
     settings = begun["hyper_parameters"]
     before = recipe_of(settings["recipe"], "the checkpoint")
     pairs: list[list[int]] = list(settings.get("replanned", []))
-    changed = [phase.epochs for phase in before.phases] != [p.epochs for p in recipe.phases]
-    return [*pairs, [begun["epoch"] + 1, before.epochs]] if changed else pairs
+    done = begun["epoch"] + 1
+    changed = _lengths(before, done) != _lengths(recipe, done)
+    return [*pairs, [done, before.epochs]] if changed else pairs
+
+
+def _lengths(recipe: Recipe, done: int) -> list[int]:
+    """The epochs of the phases that the first ``done`` epochs have begun."""
+    lengths = [phase.epochs for phase in recipe.phases]
+    return [n for index, n in enumerate(lengths) if sum(lengths[:index]) < done]
 
 
 def _flat(recipe: Recipe, phases: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from training.batches import Batches, seeded
 from training.convolution import quicken
 from training.models import Network, Weights, centre_crop
 from training.pretrained import NONE
-from training.recipe import Cosine, Phase, Plateau, Recipe
+from training.recipe import Cosine, Phase, Recipe
 from training.targets import NOT_COUNTED, Examples, label_sets
 from worker.errors import SettingsError
 
@@ -113,13 +113,17 @@ class Experiment(pl.LightningModule):
         torch.manual_seed(stream * 1_000_003 + self.current_epoch + 499_979)
         phase, first = self.recipe.phase_at(self.current_epoch)
         self._freeze(phase)
-        if isinstance(self.recipe.schedule, Plateau) and self.current_epoch == first:
-            for group in self.trainer.optimizers[0].param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
+            if isinstance(self.recipe.schedule, Cosine):
+                # A run that was to end where this phase begins left a rate of 0 for its first step.
+                group["lr"] = rate_at(self.recipe, self.current_epoch, group["depth"])
+            elif self.current_epoch == first:
                 group["lr"] = _highest(phase, group["depth"])
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         faces, targets = batch
-        settings = self.recipe.augmentation
+        phase, _ = self.recipe.phase_at(self.current_epoch)
+        settings = phase.augmentation or self.recipe.augmentation
         # Half precision would move the places where pixels are read by a tenth of a pixel.
         with torch.autocast(self.device.type, enabled=False):
             pictures = augment(faces, settings, self.random)

@@ -54,6 +54,12 @@ class Augmentation(Settings):
     mixup: float = Field(default=0.2, ge=0, le=2)
     """Parameter of the Beta distribution that mixes pictures in pairs; 0 does not mix."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale must be (smallest, largest)")
+        return self
+
 
 class SmallCnnModel(Settings):
     network: Literal["small-cnn"]
@@ -145,6 +151,8 @@ class Phase(Settings):
     """Start of the name of the first parameter that learns; all before it are frozen."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each block further from the output learns at this part of the next one's rate."""
+    augmentation: Augmentation | None = None
+    """Another one than the recipe's, all of it, with the same crop."""
 
 
 class Distillation(Settings):
@@ -185,8 +193,9 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.augmentation.scale[0] > self.augmentation.scale[1]:
-            raise ValueError("augmentation.scale must be (smallest, largest)")
+        for phase in self.phases:
+            if phase.augmentation and phase.augmentation.crop != self.augmentation.crop:
+                raise ValueError("phases.augmentation.crop must be augmentation.crop")
         random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
         if random and any(phase.train_from for phase in self.phases):
             raise ValueError(

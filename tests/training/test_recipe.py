@@ -49,6 +49,10 @@ def test_a_bare_name_is_our_best_recipe() -> None:
         (('"small-cnn"', '"lstm"'), r"model: .*'small-cnn', 'original-cnn', 'vgg16', 'resnet50'"),
         (("[model]", "batch = 3\n[model]"), r"batch: Extra inputs are not permitted"),
         (("[model]", "augmentation = {scale = [1.1, 0.9]}\n[model]"), r"smallest, largest"),
+        (
+            ("epochs = 3", "epochs = 3\naugmentation = {crop = 40}"),
+            r"phases\.augmentation\.crop must be augmentation\.crop",
+        ),
         (("[model]", 'schedule = {kind = "step"}\n[model]'), r"schedule: .*'cosine', 'plateau'"),
         (("[model]", "[model"), "is not TOML"),
         (

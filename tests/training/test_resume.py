@@ -173,6 +173,19 @@ def test_a_resumed_run_tells_that_its_length_was_changed(tiny: Dataset, tmp_path
         fit(tiny, recipe(4), tmp_path, resume=True, say=quiet)
 
 
+def test_a_phase_may_be_added_where_a_run_ended(tiny: Dataset, tmp_path: Path) -> None:
+    first = {"epochs": 2, "learning_rate": 1e-2}
+    second = {"epochs": 2, "learning_rate": 5e-3, "augmentation": {"mixup": 0.0}}
+    unbroken = trained(tiny, recipe_with(phases=[first, second]), tmp_path / "unbroken")
+    trained(tiny, recipe_with(phases=[first]), tmp_path / "broken")
+    resumed = trained(tiny, recipe_with(phases=[first, second]), tmp_path / "broken", resume=True)
+    assert resumed["history"] == unbroken["history"]
+    before = weights(tmp_path / "unbroken" / LAST)
+    for key, value in weights(tmp_path / "broken" / LAST).items():
+        assert torch.equal(before[key], value), key
+    assert load_checkpoint(tmp_path / "broken" / LAST)[1]["replanned"] == []
+
+
 def test_a_run_that_cannot_be_resumed_keeps_its_best(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,13 @@ torch = pytest.importorskip("torch", reason="needs the training extra")
 
 from tests.training.recipes import recipe_with  # noqa: E402
 from tests.training.runs import epochs_of, quiet, trained  # noqa: E402
+from training.augment import augment  # noqa: E402
 from training.average import _move  # noqa: E402
 from training.batches import Batches  # noqa: E402
 from training.checkpoint import BEST, LAST, load_checkpoint  # noqa: E402
 from training.data import FERPLUS, Dataset, read_data  # noqa: E402
 from training.experiment import rate_at  # noqa: E402
+from training.recipe import Augmentation  # noqa: E402
 from training.train import fit  # noqa: E402
 from worker.errors import DataError, SettingsError  # noqa: E402
 
@@ -105,6 +108,26 @@ def test_frozen_blocks_stay_as_they_were_until_their_phase(tiny: Dataset, tmp_pa
         elif name.endswith("weight") and start[name].ndim > 1:
             assert torch.equal(frozen[name], start[name]) != learns, name
             assert not torch.equal(thawed[name], frozen[name]), name
+
+
+def test_a_phase_may_have_an_augmentation_of_its_own(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def noted(faces: Any, settings: Augmentation, generator: Any) -> Any:
+        seen.append((settings.erasing, settings.mixup))
+        return augment(faces, settings, generator)
+
+    monkeypatch.setattr("training.experiment.augment", noted)
+    phases = [
+        {"epochs": 1, "learning_rate": 1e-3},
+        {"epochs": 1, "learning_rate": 1e-3, "augmentation": {"erasing": 0.0, "mixup": 0.0}},
+        {"epochs": 1, "learning_rate": 1e-3},
+    ]
+    trained(tiny, recipe_with(phases=phases, augmentation={"erasing": 0.5}), tmp_path)
+    assert list(dict.fromkeys(seen)) == [(0.5, 0.2), (0.0, 0.0)]
+    assert seen[0] == seen[-1]
 
 
 def test_a_phase_that_begins_nowhere_is_refused(tiny: Dataset, tmp_path: Path) -> None:
