@@ -80,8 +80,8 @@ class WorkerSettings(BaseSettings):
     classify_every: int = Field(default=1, ge=1, le=1000)
     """Each face is classified on every so many frames; between, what was said last holds."""
 
-    batch_size: int = Field(default=16, ge=1, le=256)
-    """Frames analysed together at the most: half of it, or one of each feed if that is more, where
+    batch_size: int = Field(default=32, ge=1, le=256)
+    """Frames analysed together at the most: a quarter, or one of each feed if that is more, where
     a second feed had frames within half a minute. Feeds with frames at the same time share that."""
     batch_wait_ms: float = Field(default=5.0, ge=0, le=1000)
     """How long the first frame of a batch waits for others."""

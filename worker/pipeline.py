@@ -47,8 +47,8 @@ Hands = InHand[Opened | Unfit, Detected, Outcome]
 
 _TURN_S = 1.0
 """So often at the least each thread comes round, whatever the others do."""
-_PIXELS_AHEAD = 16_000_000
-"""Decoded for the next batch, if all of them are whole: 48 MB, five pictures of 2048x1536."""
+_PIXELS_AHEAD = 32_000_000
+"""Decoded for the next batch, if all of them are whole: 96 MB, ten pictures of 2048x1536."""
 _TRIM_EVERY_S = 60.0
 
 

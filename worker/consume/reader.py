@@ -226,12 +226,12 @@ class Reader:
     def _shares(self) -> tuple[int, int]:
         """How many frames a batch may have; and how many of them a feed that had any just now.
 
-        Several feeds have half a batch, or a frame each: what comes of one while the others' batch
-        is worked on waits for that, and the longer the batch the longer.
+        Several feeds have a quarter of a batch, or a frame each: what comes of one while the
+        others' batch is worked on waits for that, and the longer the batch the longer.
         """
         size, now = self._hands.size, time.monotonic()
         feeds = sum(now - seen < _ACTIVE_S for seen in self._active.values())
-        most = size if len(self._active) < 2 else min(size, max(-(-size // 2), feeds))
+        most = size if len(self._active) < 2 else min(size, max(-(-size // 4), feeds))
         return most, -(-most // max(1, feeds))
 
     def _waiting(self, leases: list[Lease], unsettled: Counter[str]) -> list[tuple[int, Lease]]:
