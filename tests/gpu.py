@@ -56,7 +56,7 @@ def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], objec
         return lambda: [on_cpu.detect(group) for group in groups]
     detector = graphs(provider)
     there = [detector.device.put(group) for group in groups]
-    return lambda: [detector.detect_on_device(frames) for frames in there]
+    return lambda: [detector.detect_in(detector.device.tables(frames)) for frames in there]
 
 
 def from_jpeg(provider: Provider, jpegs: Sequence[bytes]) -> Callable[[], object]:

@@ -94,7 +94,9 @@ def load_checkpoint(
 
 
 def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, Any]) -> None:
-    """Refuse to go on with another recipe or other data; only numbers of epochs may change.
+    """Refuse to go on with another recipe or other data.
+
+    Only numbers of epochs may change, and phases that have not begun come or go.
 
     Raises:
         SettingsError: there is nothing to resume, or something else differs; the text says what.
@@ -118,6 +120,11 @@ def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, Any]) -> N
         if settings.get(key, "") != provenance[key]:
             raise SettingsError(f"the run in {path.parent} was begun with other {what}")
     done = content["epoch"] + 1
+    if len(_lengths(begun, done)) > len(recipe.phases):
+        raise SettingsError(
+            f"the run in {path.parent} has begun phase {len(_lengths(begun, done))}, and there are "
+            f"only {len(recipe.phases)}: resume it with its own settings, or choose another --out"
+        )
     if done > recipe.epochs:
         raise SettingsError(
             f"the run in {path.parent} has {done} epochs, more than {recipe.epochs}"

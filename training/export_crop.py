@@ -76,7 +76,7 @@ def crop(g: Graph) -> None:
     crops = g.op("Round", g.op("MatMul", colours, mix))
     crops = g.op("Where", g.op("Unsqueeze", there, axes(2, 3)), crops, float(BLANK))
     crops = g.op("Cast", g.op("Clip", crops, 0.0, 255.0), to=TensorProto.UINT8)
-    g.output("crops", crops, TensorProto.UINT8, "k", "across", "down", "channels")
+    g.output("crops", crops, TensorProto.UINT8, "k", "down", "across", "channels")
 
 
 def _places(g: Graph, count: str, extent: str, corner: str, limit: str) -> tuple[str, str]:

@@ -97,7 +97,7 @@ class ResNet50Model(PretrainedModel):
     et al. 2017)."""
 
     @model_validator(mode="after")
-    def _begins_with_what_is_kept(self) -> Self:
+    def _pretrained_fits(self) -> Self:
         if self.weights != "none" and (self.stem == "deep" or self.zero_residual):
             raise ValueError(
                 'the stem "deep" and zero_residual are for random first weights: for others there '
@@ -152,7 +152,8 @@ class Phase(Settings):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each block further from the output learns at this part of the next one's rate."""
     augmentation: Augmentation | None = None
-    """Another one than the recipe's, all of it, with the same crop."""
+    """In place of the recipe's: what is left out has its default, not the recipe's value. The crop
+    must be the recipe's."""
 
 
 class Distillation(Settings):
@@ -244,7 +245,7 @@ class Recipe(Settings):
             try:
                 changes["model"] = type(self.model).model_validate(values)
             except ValidationError as error:
-                raise SettingsError(error.errors(include_url=False)[0]["msg"]) from None
+                raise SettingsError(_first(error)[1]) from None
             if weights == "none" and any(phase.train_from for phase in self.phases):
                 raise SettingsError(
                     f"this experiment freezes layers of {self.model.network}, which have learnt "
@@ -310,6 +311,12 @@ def recipe_of(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise SettingsError(f"{where}: {field}: {first['msg']}") from None
+        field, why = _first(error)
+        raise SettingsError(f"{where}: {field}: {why}") from None
+
+
+def _first(error: ValidationError) -> tuple[str, str]:
+    """Which value is wrong, and why."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole"
+    return field, first["msg"].removeprefix("Value error, ")

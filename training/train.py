@@ -80,7 +80,7 @@ def fit(
 
     Raises:
         SettingsError: ``out`` holds a run already and ``resume`` is off; or it holds none to
-            resume, or another one (only the number of epochs may change); or it cannot be written;
+            resume, or another one (see ``check_resumable``); or it cannot be written;
             or ImageNet's weights cannot be had.
         DataError: a label has no pictures in Training or in PublicTest, or votes are missing.
         ModelError: the checkpoint to resume from is corrupt, or the weights are another network's.

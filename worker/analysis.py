@@ -24,7 +24,7 @@ from worker.emotion.quality import quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.metrics import Metrics
-from worker.picture import FramePicture, smallest
+from worker.picture import FramePicture, Scale, smallest
 from worker.records import Detections, Face, Frame, FrameEvent, Image
 from worker.sample.portrait import portrait_with_face
 from worker.wire.codec import time_of_id
@@ -158,6 +158,10 @@ class Analyst:
         Args:
             cores: who calls one of the steps should have one of them; None: as the settings say.
             alive: called now and then in a long analysis, as a sign of life.
+
+        Raises:
+            ModelError: the graph that cuts crops, where the detector works on a GPU, is missing or
+                is not what it should be.
         """
         self._detector = detector
         self._classifier = classifier
@@ -275,24 +279,28 @@ class Analyst:
             raise ModelError("the models do not work here: no face is found in a portrait")
 
     def _crops(
-        self, pictures: Sequence[FramePicture], found: Sequence[Detections], whole: Sequence[bool]
+        self,
+        pictures: Sequence[FramePicture],
+        found: Sequence[Detections],
+        detected: Sequence[bool],
     ) -> Image:
         """(N, size, size, channels): the faces of all pictures as the classifier takes them.
 
         Where the detector works on a GPU they are cut there.
 
         Args:
-            whole: for each picture whether the detector has been given all of it.
+            detected: for each picture whether all of it was searched.
         """
         model = self._classifier
         size, margin, colour = model.size, model.margin, model.colour
 
         def view(i: int) -> tuple[Image, Boxes]:
             boxes = found[i].boxes
-            # Where half has the pixels, it changes the answer as little as a box moved by one.
-            scale = pictures[i].scale_for(smallest(boxes), size / (1 + margin))
-            if self._cropper and whole[i]:
-                scale = 1  # it is on the device already, and a crop of it costs no more
+            if self._cropper and detected[i]:
+                scale: Scale = 1  # it is on the device already, and a crop of it costs no more
+            else:
+                # Where half has the pixels, it changes the answer as little as a box moved by one.
+                scale = pictures[i].scale_for(smallest(boxes), size / (1 + margin))
             return pictures[i].at(scale), boxes / scale
 
         def cut(i: int) -> Image:

@@ -201,6 +201,7 @@ def worker_command(
     cores = Cores(settings.threads)
     detector, classifier = load_models(settings, cores)
     metrics.model("detector", detector.info)
+    analyst = Analyst(detector, classifier, settings, metrics, cores=cores, alive=state.turn)
     server = Server(settings.redis)
     metrics.introduce(process_name(), server.name)
     server.now_us()  # a wrong address is said at once; an outage later on is waited for
@@ -208,7 +209,6 @@ def worker_command(
     log.info(
         "worker ready", server=server.name, model=classifier.info.name, threads=settings.threads
     )
-    analyst = Analyst(detector, classifier, settings, metrics, cores=cores, alive=state.turn)
     analyst.try_models()
     if settings.model is not None:
         model_file = ModelFile(

@@ -81,8 +81,8 @@ class WorkerSettings(BaseSettings):
     """Each face is classified on every so many frames; between, what was said last holds."""
 
     batch_size: int = Field(default=32, ge=1, le=256)
-    """Frames analysed together at the most: a quarter, or one of each feed if that is more, where
-    a second feed had frames within half a minute. Feeds with frames at the same time share that."""
+    """Frames of one feed analysed together at the most. Where a second feed had frames within half
+    a minute, 8 are, or one of each feed up to 16: feeds with frames at the same time share that."""
     batch_wait_ms: float = Field(default=5.0, ge=0, le=1000)
     """How long the first frame of a batch waits for others."""
     lease_ttl_s: float = Field(default=5.0, ge=0.5, le=300)

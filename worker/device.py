@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from worker.errors import ModelError
+from worker.inference import Network
 from worker.records import Image
 
 T = TypeVar("T")
@@ -27,7 +28,8 @@ _AT_ONCE = 16
 """Pictures that go through the graphs together; a power of two."""
 
 _HELD_BYTES = 2**30
-"""The most memory for pictures held for later steps: 92 pictures of 1280x720."""
+"""The most memory for pictures held for later steps: 92 pictures of 1280x720. Half of it, for good,
+each time that it is found to be too much."""
 
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "smaller than requested bytes")
 """What onnxruntime's errors say where the device's memory is full; they have no type for it."""
@@ -69,16 +71,16 @@ class Place:
 class Device:
     """Runs graphs, and holds pictures for later steps; several threads may call at once.
 
-    Whenever others are put there those go that are gone from the host, and the oldest where there
-    are too many.
+    Whenever others are held those go that are gone from the host, and the oldest where there are
+    too many.
     """
 
-    def __init__(self, table: ort.InferenceSession) -> None:
+    def __init__(self, table: Network) -> None:
         """``table``: the graph table.onnx, opened where all graphs are to run."""
         self._table = table
-        on_cpu = table.get_providers()[0] == "CPUExecutionProvider"
-        self.kind: Literal["cpu", "cuda"] = "cpu" if on_cpu else "cuda"
+        self.kind: Literal["cpu", "cuda"] = "cpu" if table.on_cpu else "cuda"
         self._at_once = _AT_ONCE
+        self._most_held = _HELD_BYTES
         self._lock = threading.Lock()
         self._held: dict[int, tuple[weakref.ref[Image], Place]] = {}
         """By the picture's ``id``, oldest first; replaced, never changed."""
@@ -105,6 +107,9 @@ class Device:
         """Pictures of one size on the device, (batch, height, width, 3) uint8.
 
         Empty ones fill up the batch to a power of two, so that the runtime meets few shapes.
+
+        Raises:
+            Exception: of onnxruntime; see :func:`short_of_memory`. So do those that follow.
         """
         batch = np.zeros((2 ** (len(images) - 1).bit_length(), *images[0].shape), np.uint8)
         for place, image in zip(batch, images, strict=False):
@@ -112,19 +117,19 @@ class Device:
         return ort.OrtValue.ortvalue_from_numpy(batch, self.kind, 0)
 
     def tables(self, frames: ort.OrtValue) -> Tables:
-        """Of what :meth:`put` has put there."""
-        sums = self.run(self._table, {"frames": frames})["table"]
+        """Those of pictures that :meth:`put` has put there."""
+        sums = self.run(self._table.session, {"frames": frames})["table"]
         return Tables(sums, np.array(frames.shape()[1:3], np.int64))
 
     def hold(self, images: Sequence[Image]) -> Tables:
-        """Put pictures of one size there, and hold them for :meth:`locate`."""
+        """Put pictures of one size there; where there is room hold them for :meth:`locate`."""
         tables = self.tables(self.put(images))
         with self._lock:
             held = {key: one for key, one in self._held.items() if one[0]() is not None}
             for row, image in enumerate(images):
                 held.pop(id(image), None)
                 held[id(image)] = weakref.ref(image), Place(tables, row)
-            while sum(some.nbytes for some in {p.tables for _, p in held.values()}) > _HELD_BYTES:
+            while _bytes(place.tables for _, place in held.values()) > self._most_held:
                 del held[next(iter(held))]
             self._held = held
         return tables
@@ -132,18 +137,19 @@ class Device:
     def locate(self, images: Sequence[Image]) -> list[Place]:
         """Where pictures of one size are; those that are not held are put there."""
         held = [self._held.get(id(image)) for image in images]
-        places = [one[1] if one and one[0]() is not None else None for one in held]
-        missing = [i for i, place in enumerate(places) if place is None]
+        places = {i: one[1] for i, one in enumerate(held) if one and one[0]() is not None}
+        missing = [i for i in range(len(images)) if i not in places]
         if missing:
             tables = self.hold([images[i] for i in missing])
-            for row, i in enumerate(missing):
-                places[i] = Place(tables, row)
-        return [place for place in places if place]
+            places.update((i, Place(tables, row)) for row, i in enumerate(missing))
+        return [places[i] for i in range(len(images))]
 
     def forget(self) -> bool:
-        """Hold no pictures any more; whether there were any."""
+        """Hold no picture that is held now, and half as much from now on; whether there was one."""
         with self._lock:
             had, self._held = bool(self._held), {}
+            if had:
+                self._most_held //= 2
         return had
 
     def in_batches(
@@ -190,4 +196,10 @@ class Device:
 
 
 def short_of_memory(error: Exception) -> bool:
+    """Whether an error of onnxruntime says that the device's memory is full."""
     return any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def _bytes(tables: Iterable[Tables]) -> int:
+    """Of all of them, each counted once."""
+    return sum(each.nbytes for each in set(tables))

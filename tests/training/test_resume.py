@@ -173,6 +173,17 @@ def test_a_resumed_run_tells_that_its_length_was_changed(tiny: Dataset, tmp_path
         fit(tiny, recipe(4), tmp_path, resume=True, say=quiet)
 
 
+def test_phases_may_go_that_have_not_begun_and_no_others(tiny: Dataset, tmp_path: Path) -> None:
+    def recipe(*epochs: int) -> Recipe:
+        return recipe_with(phases=[{"epochs": n, "learning_rate": 1e-30} for n in epochs])
+
+    trained(tiny, recipe(1, 2).changed(max_epochs=2), tmp_path)
+    with pytest.raises(SettingsError, match="has begun phase 2, and there are only 1"):
+        fit(tiny, recipe(4), tmp_path, resume=True, say=quiet)
+    trained(tiny, recipe(1, 2, 5), tmp_path, resume=True)
+    assert load_checkpoint(tmp_path / LAST)[1]["replanned"] == [[2, 2]]
+
+
 def test_a_phase_may_be_added_where_a_run_ended(tiny: Dataset, tmp_path: Path) -> None:
     first = {"epochs": 2, "learning_rate": 1e-2}
     second = {"epochs": 2, "learning_rate": 5e-3, "augmentation": {"mixup": 0.0}}

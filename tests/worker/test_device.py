@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
 import pytest
 
-import worker.device
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.device import Device, Place
@@ -101,10 +101,10 @@ def test_the_device_lets_go_of_what_the_host_has_let_go_of(device: Counted) -> N
     assert len(device._held) <= 2
 
 
-def test_the_oldest_make_room(device: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_make_room(device: Counted) -> None:
     some = noise(5)
     each = device.hold(some[:1]).nbytes
-    monkeypatch.setattr(worker.device, "_HELD_BYTES", 3 * each)
+    device._most_held = 3 * each
     for image in some:
         device.hold([image])
     device.sent = []
@@ -130,6 +130,33 @@ def test_where_memory_is_short_held_pictures_are_forgotten_before_batches_are_ha
     device.sent = []
     device.locate(held)
     assert device.sent == [1]
+
+
+def test_where_memory_was_short_half_as_many_are_held_from_then_on(device: Counted) -> None:
+    some = noise(4)
+    device._most_held = 4 * device.hold(some[:1]).nbytes
+    assert device.forget()
+    assert not device.forget(), "nothing was held: that was not what was too much"
+    for image in some:
+        device.hold([image])
+    device.sent = []
+    device.locate(some)
+    assert device.sent == [2]
+
+
+def test_several_threads_hold_and_locate(device: Counted) -> None:
+    device._most_held = 6 * device.hold(noise(1)).nbytes
+
+    def work(number: int) -> bool:
+        some = noise(5, height=40 + number % 2)
+        return all(
+            shows(place, image)
+            for _ in range(20)
+            for place, image in zip(device.locate(some), some, strict=True)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(8)))
 
 
 def test_memory_that_is_short_after_the_pictures_are_there_ends_with_a_sentence(

@@ -32,6 +32,8 @@ _ACTIVE_S = 1.0
 """A feed that had frames within so long may have one at any moment: room is left for it."""
 _COMPANY_S = 30.0
 """While a second feed had frames within so long, batches are shorter: its next one would wait."""
+_SHORT = 8
+"""Frames in a batch of several feeds: so many, or one of each feed up to twice as many."""
 _REST_S = 1.0
 """How long a feed is left alone after the server has refused a command on its keys."""
 
@@ -226,12 +228,12 @@ class Reader:
     def _shares(self) -> tuple[int, int]:
         """How many frames a batch may have; and how many of them a feed that had any just now.
 
-        Several feeds have a quarter of a batch, or a frame each: what comes of one while the
-        others' batch is worked on waits for that, and the longer the batch the longer.
+        Several feeds have a short batch, or a frame each: what comes of one while the others' batch
+        is worked on waits for that, and the longer the batch the longer.
         """
         size, now = self._hands.size, time.monotonic()
         feeds = sum(now - seen < _ACTIVE_S for seen in self._active.values())
-        most = size if len(self._active) < 2 else min(size, max(-(-size // 4), feeds))
+        most = size if len(self._active) < 2 else min(size, max(_SHORT, min(feeds, 2 * _SHORT)))
         return most, -(-most // max(1, feeds))
 
     def _waiting(self, leases: list[Lease], unsettled: Counter[str]) -> list[tuple[int, Lease]]:

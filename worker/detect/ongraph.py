@@ -59,7 +59,7 @@ def load_graph_detector(
     digests = "".join(network.digest for network in networks.values())
     digest = hashlib.sha256(digests.encode()).hexdigest()[:16]
     return GraphDetector(
-        Device(networks["table"].session),
+        Device(networks["table"]),
         {step: networks[step].session for step in _STEPS},
         info=ModelInfo(name="mtcnn", version=versions.pop(), digest=digest),
         pyramid=pyramid,
@@ -106,7 +106,7 @@ class GraphDetector:
         """
 
         def find(some: Sequence[int]) -> list[Detections]:
-            return self._detect(self.device.hold([images[i] for i in some]))[: len(some)]
+            return self.detect_in(self.device.hold([images[i] for i in some]))[: len(some)]
 
         check_pictures(images)
         large = [i for i, image in enumerate(images) if self._pyramid.scales(*image.shape[:2])]
@@ -154,15 +154,12 @@ class GraphDetector:
         found = self.device.in_batches(images, some, find)
         return [found.get(i, Detections.none()) for i in range(len(images))]
 
-    def detect_on_device(self, frames: ort.OrtValue) -> list[Detections]:
-        """The faces in pictures that :meth:`Device.put` has put there, large enough for a level.
+    def detect_in(self, tables: Tables) -> list[Detections]:
+        """The faces in pictures that are on the device, large enough for a level.
 
         Raises:
             Exception: of onnxruntime; where memory does not suffice, it says so in words only.
         """
-        return self._detect(self.device.tables(frames))
-
-    def _detect(self, tables: Tables) -> list[Detections]:
         height, width = tables.size.tolist()
         # One that is none: not every provider takes an empty tensor.
         candidates: ort.OrtValue | npt.NDArray[np.generic] = np.zeros(

@@ -64,7 +64,8 @@ def square_around(
 ) -> tuple[int, int, int] | None:
     """Left, top and side of a box's square in whole pixels; None when the box says nothing.
 
-    See :func:`crop_faces`; ``height`` and ``width`` are the picture's.
+    See :func:`crop_faces`. ``box`` (4,): left, top, right, bottom in pixels; ``height`` and
+    ``width`` are the picture's.
     """
     if not np.isfinite(box).all():
         return None

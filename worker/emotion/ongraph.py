@@ -36,6 +36,7 @@ def load_device_cropper(device: Device, path: Path = CROP_GRAPH) -> DeviceCroppe
     """
     Raises:
         ModelError: the file is missing, corrupt, or another graph.
+        SettingsError: the device's provider cannot be had any more.
     """
     # No network is in it that TensorRT would make faster.
     network = open_network(path, provider=device.kind)

@@ -178,16 +178,17 @@ def check_tls(options: Mapping[str, Any]) -> None:
 def _split(url: str) -> SplitResult:
     """The parts of a URL that may name several hosts.
 
-    Newer Pythons (and Debian's 3.11) refuse an IPv6 address that is not the first of them.
+    Newer Pythons (and Debian's 3.11) refuse an IPv6 address that is not the first of them: it is
+    with the first alone that they check the rest.
 
     Raises:
         ValueError: it is not valid.
     """
     scheme, _, rest = url.partition("://")
     netloc = rest[: next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))]
-    if "," not in netloc:
-        return urlsplit(url)
-    return urlsplit(f"{scheme}://{rest[len(netloc) :]}")._replace(netloc=netloc)
+    user, at, hosts = netloc.rpartition("@")
+    first = f"{scheme}://{user}{at}{hosts.split(',')[0]}{rest[len(netloc) :]}"
+    return urlsplit(first if "," in hosts else url)._replace(netloc=netloc)
 
 
 def _hosts(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:

@@ -60,11 +60,12 @@ def test_a_batch_is_shared_evenly_between_feeds_with_frames(
     push_frames(server, "flood", 200)
     push_frames(server, "a", 4)
     push_frames(server, "b", 4)
-    own(leases, "flood", "a", "b")
-    batches = read(size=24).batches()
+    push_frames(server, "c", 4)
+    own(leases, "flood", "a", "b", "c")
+    batches = read(size=32).batches()
     served = Counter(delivery.feed for batch in batches[:2] for delivery in batch)
-    assert served == {"flood": 4, "a": 4, "b": 4}
-    assert all(len(batch) == 6 for batch in batches[:2]), "a quarter, so that it is short"
+    assert served == {"flood": 4, "a": 4, "b": 4, "c": 4}
+    assert all(len(batch) == 8 for batch in batches[:2]), "a short batch"
 
 
 def test_more_feeds_than_fit_take_turns(server: Server, leases: Leases, read: Read) -> None:
@@ -94,12 +95,12 @@ def test_room_is_left_for_feeds_that_had_frames_just_now(
     others = [push_frames(server, name, 1) for name in ("a", "b", "c")]
     push_frames(server, "flood", 64)
     own(leases, "a", "b", "c", "flood")
-    reading = read(size=32)
+    reading = read(size=16)
     first = reading.batch()
     assert Counter(delivery.feed for delivery in first) == {"a": 1, "b": 1, "c": 1, "flood": 1}
     reading.settle(first)
     second = reading.batch()
-    assert [delivery.feed for delivery in second] == ["flood"] * 2, "a quarter of a quarter"
+    assert [delivery.feed for delivery in second] == ["flood"] * 2, "a quarter of a short batch"
     others[0].push(frame_of(others[0], 1))
     third = reading.batch()
     assert Counter(delivery.feed for delivery in third) == {"a": 1, "flood": 1}
@@ -110,18 +111,18 @@ def test_batches_stay_short_beside_a_feed_that_has_frames_now_and_then(
 ) -> None:
     monkeypatch.setattr("worker.consume.reader._ACTIVE_S", 0.05)
     push_frames(server, "rare", 1)
-    push_frames(server, "flood", 128)
+    push_frames(server, "flood", 64)
     own(leases, "rare", "flood")
-    reading = read(size=32)
+    reading = read(size=16)
     reading.settle(reading.batch())
     time.sleep(0.1)
     alone = [reading.batch() for _ in range(2)]
-    assert [delivery.feed for delivery in alone[0]] == ["flood"] * 8, "all of a quarter"
+    assert [delivery.feed for delivery in alone[0]] == ["flood"] * 8, "all of a short batch"
     monkeypatch.setattr("worker.consume.reader._COMPANY_S", 0.1)
     time.sleep(0.1)
     reading.settle([delivery for batch in alone for delivery in batch])
     reading.batch()
-    assert len(reading.batch()) == 32
+    assert len(reading.batch()) == 16
 
 
 def test_a_batch_that_nobody_may_add_to_does_not_wait(
@@ -131,7 +132,7 @@ def test_a_batch_that_nobody_may_add_to_does_not_wait(
         push_frames(server, name, 4)
     own(leases, "a", "b")
     began = time.monotonic()
-    assert len(read(size=32, wait_s=20.0).batch()) == 8
+    assert len(read(size=16, wait_s=20.0).batch()) == 8
     assert time.monotonic() - began < 10
 
 

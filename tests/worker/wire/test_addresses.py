@@ -55,6 +55,8 @@ def test_a_cluster() -> None:
         ("redis+sentinel://me:s3cret@one/svc/x", "means nothing"),
         ("redis+cluster://me:s3cret@one/2", "means nothing"),
         ("redis+cluster://me:s3cret@one:70x0,two", "not valid"),
+        ("redis+cluster://me:s3cret\uff1a@one,two", "not valid"),
+        ("redis://me:s3cret,\uff1a@one", "not valid"),
         ("redis+cluster://", "no host"),
         ("redis://", "no host"),
         ("redis://me:s3cret@.example", "empty or too long"),
