@@ -1,13 +1,9 @@
-"""The analysis of a batch: events that go by a feed's frames alone, and a trial of the models."""
+"""The analysis of a batch: events that go by a feed's frames alone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from fractions import Fraction
-from itertools import islice, pairwise
 from typing import Any, cast
 
 import cv2
@@ -19,123 +15,15 @@ from prometheus_client import CollectorRegistry
 
 from tests.doubles import LABELS, Calm
 from tests.pictures import reducible
-from worker.analysis import Analyst, Memory, Shot
+from tests.shots import analysed, both_steps, real_analyst, shot
+from worker.analysis import Analyst, Memory
 from worker.capture.sources import open_source
 from worker.config import WorkerSettings
 from worker.demo import sample_clip
 from worker.detect.mtcnn import FaceDetector, load_detector
-from worker.detect.ongraph import load_graph_detector
-from worker.detect.propose import Pyramid
-from worker.device import Device
-from worker.emotion.align import crop_faces
-from worker.emotion.classifier import SHIPPED, Classifier, load_classifier
-from worker.emotion.ongraph import DeviceCropper
-from worker.errors import ModelError
+from worker.emotion.classifier import Classifier
 from worker.metrics import Metrics
-from worker.picture import FramePicture
-from worker.records import Detections, Encoding, Floats, Frame, FrameEvent, Image, ModelInfo
-
-START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-
-
-class Broken:
-    """A network on a device that is gone."""
-
-    def run(self, *arguments: object) -> None:
-        raise RuntimeError("device lost")
-
-    def get_outputs(self) -> list[object]:
-        return []
-
-
-def make(detector: FaceDetector, min_face: int) -> Analyst:
-    settings = WorkerSettings(min_face=min_face)
-    return Analyst(detector, load_classifier(None, "cpu"), settings, Metrics(CollectorRegistry()))
-
-
-@pytest.mark.parametrize("min_face", [12, 40, 120])
-def test_models_that_work_pass(min_face: int) -> None:
-    analyst = make(load_detector(min_face=min_face), min_face)
-    analyst.try_models()
-    analyst.try_models((900, 300))
-
-
-@pytest.mark.parametrize("network", ["pnet", "rnet", "onet"])
-def test_each_broken_network_is_noticed(network: str) -> None:
-    detector = load_detector(min_face=120)
-    assert isinstance(detector, FaceDetector)
-    broken: Any = Broken()
-    detector._cascade = replace(detector._cascade, **{network: broken})
-    with pytest.raises(ModelError, match="do not work"):
-        make(detector, 120).try_models()
-
-
-def test_thresholds_that_no_face_passes_are_noticed() -> None:
-    detector = load_detector(min_face=40, thresholds=(0.6, 0.7, 0.999999999))
-    with pytest.raises(ModelError, match="no face is found in a portrait"):
-        make(detector, 40).try_models()
-
-
-class CropsHere:
-    def crop(self, images: Sequence[Image], boxes: Sequence[Floats], **cut: Any) -> Image:
-        crops = [crop_faces(*pair, **cut) for pair in zip(images, boxes, strict=True)]
-        return np.concatenate([np.zeros((0, 48, 48, 1), np.uint8), *crops])
-
-
-@pytest.mark.parametrize("larger", [1, 4])
-def test_on_a_device_crops_are_cut_from_what_the_detector_was_sent(
-    larger: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The events are those of crops cut here, but for a level of 256; no picture is sent again.
-
-    Of large pictures it was sent the whole where it detects, and half where it follows.
-    """
-    here, there = (
-        Analyst(
-            load_graph_detector(
-                pyramid=Pyramid(40 * larger, 0.709), thresholds=(0.6, 0.7, 0.7), provider="cpu"
-            ),
-            load_classifier(SHIPPED, "cpu"),
-            WorkerSettings(detect_every=4, min_face=40 * larger),
-            Metrics(CollectorRegistry()),
-        )
-        for _ in range(2)
-    )
-    here._cropper = cast(DeviceCropper, CropsHere())
-    assert there._cropper
-    there.try_models()
-    with open_source(str(sample_clip())) as source:
-        images = [picture.image for picture in islice(source.pictures(), 90, 102)]
-    pictures = [
-        reducible(cv2.resize(image, None, fx=larger, fy=larger))[0] if larger > 1 else image
-        for image in images
-    ]
-    cuts = [5, 9]
-    expected = analysed(here, pictures, cuts)[0]
-    sent: list[str] = []
-    put, crop = Device.put, type(there._cropper).crop
-    monkeypatch.setattr(Device, "put", lambda *given: (sent.append("pictures"), put(*given))[1])
-
-    def cutting(*given: Any, **options: Any) -> Image:
-        sent.append("crops")
-        crops = crop(*given, **options)
-        sent.append("done")
-        return crops
-
-    monkeypatch.setattr(type(there._cropper), "crop", cutting)
-    found = analysed(there, pictures, cuts)[0]
-    assert sum(len(event.faces) for event in found) >= 12
-    for one, other in zip(expected, found, strict=True):
-        for face, same in zip(one.faces, other.faces, strict=True):
-            assert list(same.raw.values()) == pytest.approx(list(face.raw.values()), abs=0.02)
-            assert same.quality == pytest.approx(face.quality, abs=0.02)
-            answers: dict[str, Any] = {
-                name: getattr(face, name) for name in ("raw", "smoothed", "quality")
-            }
-            assert replace(same, **answers) == face
-    assert sent.count("crops") == 3
-    assert all(sent[i + 1] == "done" for i, what in enumerate(sent) if what == "crops")
-
+from worker.records import Detections, Floats, FrameEvent, Image, ModelInfo
 
 SIDE = 20
 
@@ -239,38 +127,6 @@ def picture(*places: tuple[int, int], light: int = 255) -> Image:
     for x, y in places:
         image[y : y + SIDE, x : x + SIDE] = light
     return image
-
-
-def shot(
-    memory: Memory, i: int, image: Image | FramePicture, *, feed: str = "f", live: bool = False
-) -> Shot:
-    picture = image if isinstance(image, FramePicture) else FramePicture.of(image)
-    frame = Frame(
-        feed, "s", i, START + timedelta(seconds=i / 25), i, Fraction(1, 25),
-        picture.width, picture.height, Encoding.RGB24, b"",
-    )  # fmt: skip
-    return Shot(frame, f"{i + 1}-0", picture, memory, live)
-
-
-def both_steps(worker: Analyst, shots: Sequence[Shot]) -> list[tuple[FrameEvent, bytes]]:
-    return worker.analyse(shots, worker.detect(shots))
-
-
-def analysed(
-    worker: Analyst, pictures: Sequence[Image | FramePicture], cuts: Sequence[int] = ()
-) -> tuple[list[FrameEvent], list[bytes]]:
-    """Events and states of one feed whose frames come in batches that end at ``cuts``; between two
-    batches its memory goes through the server and to another worker."""
-    memory, events, states = Memory(), [], []
-    edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(pictures)}), len(pictures)]
-    for start, stop in pairwise(edges):
-        for event, state in both_steps(
-            worker, [shot(memory, i, pictures[i]) for i in range(start, stop)]
-        ):
-            events.append(event)
-            states.append(state)
-        memory = Memory.restore(states[-1])
-    return events, states
 
 
 places = st.lists(
@@ -466,7 +322,7 @@ def test_no_state_is_a_new_memory() -> None:
 def test_with_the_real_models_batches_and_workers_make_no_difference_either(halved: bool) -> None:
     with open_source(str(sample_clip())) as source:
         images = [one.image for _, one in zip(range(80), source.pictures(), strict=False)][50:]
-    worker = make(load_detector(), 40)
+    worker = real_analyst(load_detector(), 40)
 
     def run(*cuts: int) -> tuple[list[FrameEvent], list[bytes]]:
         if not halved:
