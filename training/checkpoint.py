@@ -120,9 +120,10 @@ def check_resumable(path: Path, recipe: Recipe, provenance: dict[str, Any]) -> N
         if settings.get(key, "") != provenance[key]:
             raise SettingsError(f"the run in {path.parent} was begun with other {what}")
     done = content["epoch"] + 1
-    if len(_lengths(begun, done)) > len(recipe.phases):
+    in_phase = len(_lengths(begun, done))
+    if in_phase > len(recipe.phases):
         raise SettingsError(
-            f"the run in {path.parent} has begun phase {len(_lengths(begun, done))}, and there are "
+            f"the run in {path.parent} has begun phase {in_phase}, and there are "
             f"only {len(recipe.phases)}: resume it with its own settings, or choose another --out"
         )
     if done > recipe.epochs:

@@ -178,8 +178,8 @@ def check_tls(options: Mapping[str, Any]) -> None:
 def _split(url: str) -> SplitResult:
     """The parts of a URL that may name several hosts.
 
-    Newer Pythons (and Debian's 3.11) refuse an IPv6 address that is not the first of them: it is
-    with the first alone that they check the rest.
+    Newer Pythons (and Debian's 3.11) refuse an IPv6 address that is not the first of them, so the
+    rest of the URL is checked as if it named the first host alone.
 
     Raises:
         ValueError: it is not valid.
