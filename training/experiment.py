@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import augment, mixup
+from training.average import MovingAverage
 from training.batches import Batches, seeded
 from training.convolution import quicken
 from training.models import Network, Weights, centre_crop
@@ -75,6 +77,10 @@ class Experiment(pl.LightningModule):
         self.random = torch.Generator()
         self.plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
+        # What the network itself said when the phase began, (N, sum of labels), and the targets in
+        # use, which the batches read.
+        self._own_word: Tensor | None = None
+        self._targets = data.targets
         # Of each head: its columns among the logits, its part of the loss, its classes' weights.
         self._columns = list(heads.values())
         self._parts = [1.0, recipe.auxiliary_weight][: len(heads)]
@@ -87,9 +93,10 @@ class Experiment(pl.LightningModule):
 
     def train_dataloader(self) -> Batches:
         # Here, and not before the fit: only now is it known which device this process has.
+        self._targets = self.data.targets.to(self.device, copy=True)
         return Batches(
             self.data.faces.to(self.device),
-            self.data.targets.to(self.device),
+            self._targets,
             self.recipe.batch_size,
             lambda: seeded(self.recipe.seed, self.current_epoch),
             self.global_rank,
@@ -112,6 +119,7 @@ class Experiment(pl.LightningModule):
         # Dropout takes no generator: its own stream, too, begins anew with each epoch.
         torch.manual_seed(stream * 1_000_003 + self.current_epoch + 499_979)
         phase, first = self.recipe.phase_at(self.current_epoch)
+        self._teach_itself(phase, begins=self.current_epoch == first)
         self._freeze(phase)
         for group in self.trainer.optimizers[0].param_groups:
             if isinstance(self.recipe.schedule, Cosine):
@@ -119,6 +127,40 @@ class Experiment(pl.LightningModule):
                 group["lr"] = rate_at(self.recipe, self.current_epoch, group["depth"])
             elif self.current_epoch == first:
                 group["lr"] = _highest(phase, group["depth"])
+
+    def _teach_itself(self, phase: Phase, *, begins: bool) -> None:
+        """Put the targets of the phase where the batches read them."""
+        self._targets.copy_(self.data.targets)
+        if phase.self_distillation == 0:
+            self._own_word = None
+            return
+        if begins or self._own_word is None:
+            self._own_word = self._say(self.data.faces)
+        self._targets.lerp_(self._own_word.to(self.device), phase.self_distillation)
+
+    @torch.no_grad()
+    def _say(self, faces: Tensor) -> Tensor:
+        """(N, 1, 48, 48) -> (N, sum of labels): the average's probabilities, of each head in turn.
+
+        The mean over a picture and its mirror image.
+        """
+        average = next((c for c in self.trainer.callbacks if isinstance(c, MovingAverage)), None)  # type: ignore[attr-defined]
+        said = []
+        with (
+            average.in_place(self) if average else nullcontext(),
+            self.trainer.precision_plugin.forward_context(),
+        ):
+            self.network.eval()
+            for part in torch.split(faces, _PUBLIC_BATCH):
+                seen = self._whole(part.to(self.device))
+                views = [
+                    torch.cat(
+                        [head.softmax(1) for head in self._split(self.network(view).float())], 1
+                    )
+                    for view in (seen, seen.flip(3))
+                ]
+                said.append(torch.stack(views).mean(0))
+        return torch.cat(said)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         faces, targets = batch
@@ -142,7 +184,7 @@ class Experiment(pl.LightningModule):
         faces, labels = batch
         if len(labels) == 0:  # the last batch may be smaller than the number of processes
             return
-        pictures = centre_crop(faces.float() / 255, self.recipe.augmentation.crop)
+        pictures = self._whole(faces)
         logits = self._split(self.network(pictures).float())
         losses = nn.functional.cross_entropy(
             logits[0], labels[:, 0], ignore_index=NOT_COUNTED, reduction="none"
@@ -150,6 +192,10 @@ class Experiment(pl.LightningModule):
         self.public_loss.update(losses, (labels[:, 0] != NOT_COUNTED).float())
         for head, truth, accuracy in zip(logits, labels.T, self.public_accuracy, strict=True):
             accuracy.update(head, truth)  # type: ignore[operator]
+
+    def _whole(self, faces: Tensor) -> Tensor:
+        """uint8 (N, 1, 48, 48) as the network sees them when nothing is changed at random."""
+        return centre_crop(faces.float() / 255, self.recipe.augmentation.crop)
 
     def on_validation_epoch_end(self) -> None:
         self.log("public_loss", self.public_loss)
@@ -181,10 +227,12 @@ class Experiment(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = list(self.history)
         checkpoint["plateau"] = self.plateau.state_dict() if self.plateau else None
+        checkpoint["own_word"] = self._own_word
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["history"])
         self._plateau_state = checkpoint.get("plateau")
+        self._own_word = checkpoint.get("own_word")
 
     def configure_optimizers(self) -> Any:
         settings = self.recipe.optimizer

@@ -154,6 +154,9 @@ class Phase(Settings):
     augmentation: Augmentation | None = None
     """In place of the recipe's: what is left out has its default, not the recipe's value. The crop
     must be the recipe's."""
+    self_distillation: float = Field(default=0.0, ge=0, le=1)
+    """Part of each target that is what the network itself, the moving average, said of the picture
+    and its mirror image when the phase began (born-again networks, Furlanello et al. 2018)."""
 
 
 class Distillation(Settings):

@@ -197,6 +197,25 @@ def test_a_phase_may_be_added_where_a_run_ended(tiny: Dataset, tmp_path: Path) -
     assert load_checkpoint(tmp_path / "broken" / LAST)[1]["replanned"] == []
 
 
+def test_what_a_network_taught_itself_is_resumed_too(tiny: Dataset, tmp_path: Path) -> None:
+    """Where its phase begins the network is asked; within it, the checkpoint."""
+
+    def recipe(*epochs: int) -> Recipe:
+        own = ({}, {"self_distillation": 0.5})
+        phases = zip(epochs, own, strict=False)
+        return recipe_with(
+            phases=[{"epochs": n, "learning_rate": 1e-2, **o} for n, o in phases],
+            schedule={"kind": "plateau"},  # a cosine of three epochs is not begun by one of two
+        )
+
+    unbroken = trained(tiny, recipe(2, 3), tmp_path / "unbroken")
+    for part in (recipe(2), recipe(2, 3).changed(max_epochs=4), recipe(2, 3)):
+        out = tmp_path / "broken"
+        resumed = trained(tiny, part, out, resume=out.exists())
+    assert torch.equal(resumed["own_word"], unbroken["own_word"])
+    assert resumed["history"] == unbroken["history"]
+
+
 def test_a_run_that_cannot_be_resumed_keeps_its_best(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,42 @@ def test_a_phase_may_have_an_augmentation_of_its_own(
     assert seen == [0.5, 0.2] * each + [0.0, 0.0] * each + [0.5, 0.2] * each
 
 
+def test_a_phase_learns_what_the_average_said_when_it_began(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def kept(faces: Any, targets: Any, *_rest: Any) -> Any:
+        seen.append((faces, targets))
+        return faces, targets
+
+    monkeypatch.setattr("training.experiment.augment", lambda faces, *_: faces.float() / 255)
+    monkeypatch.setattr("training.experiment.mixup", kept)
+    phases = [
+        {"epochs": 2, "learning_rate": 0.3},
+        {"epochs": 1, "learning_rate": 1e-2, "self_distillation": 0.75},
+        {"epochs": 1, "learning_rate": 1e-2},
+    ]
+    whole = {"augmentation": {"crop": 48}, "batch_size": 42}
+    trained(tiny, recipe_with(phases=phases[:1], **whole), tmp_path)
+    teacher, _ = load_checkpoint(tmp_path / LAST)  # it has the average, not the last step's
+    trained(tiny, recipe_with(phases=phases, **whole), tmp_path, resume=True)
+
+    labels = {image.tobytes(): label for image, label in zip(tiny.images, tiny.labels, strict=True)}
+    for epoch, (faces, targets) in enumerate(seen, 1):
+        images = (faces * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        mine = [int(labels[image.numpy().tobytes()]) for image in images]
+        expected = torch.eye(7)[mine]
+        if epoch == 3:
+            with torch.no_grad():
+                said = (teacher(images) + teacher(images.flip(2))) / 2
+            assert (said - expected).abs().max() > 0.1
+            expected = expected.lerp(said, 0.75)
+        # In bf16, where the processor has it.
+        assert torch.allclose(targets, expected, atol=0.005), epoch
+    assert len(seen) == 4
+
+
 def test_a_phase_that_begins_nowhere_is_refused(tiny: Dataset, tmp_path: Path) -> None:
     recipe = recipe_with(phases=[{"epochs": 1, "learning_rate": 0.1, "train_from": "layer9"}])
     with pytest.raises(SettingsError, match=r"'layer9' begins no parameter.*body\.stem, .*heads"):
