@@ -44,8 +44,9 @@ EOF
 done
 
 for provider in $providers; do
-    echo "the same faces on $provider as on the CPU, and the same crops of them:"
-    MIEN_TEST_PROVIDER="$provider" "$python" -m pytest -q tests/worker/test_device.py \
+    echo "the same faces, crops and answers on $provider as on the CPU:"
+    MIEN_TEST_PROVIDER="$provider" "$python" -m pytest -q tests/worker/test_binding.py \
+        tests/worker/test_device.py tests/worker/test_analysis_on_device.py \
         tests/worker/detect/test_ongraph.py tests/worker/emotion/test_ongraph.py ||
         fail "what is found on $provider differs from the CPU's, see above"
 done

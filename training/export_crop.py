@@ -1,8 +1,9 @@
-"""Write the graph that cuts the classifier's crops on a GPU: worker/emotion/crop.onnx.
+"""Write the graphs that cut and judge crops on a GPU: crop.onnx and sharpness.onnx.
 
-    python -m training.export_crop [--out worker/emotion/crop.onnx]
+    python -m training.export_crop [--out worker/emotion]
 
-``worker.emotion.align.crop_faces`` is the reference. The graph takes its pixels from the table of
+The references are ``worker.emotion.quality.sharpness``, which is short, and
+``worker.emotion.align.crop_faces``. The graph that cuts takes its pixels from the table of
 sums in which the detector has found the faces, so that no picture goes to the device again, and a
 crop costs the same however large its face is. Along one axis each pixel of a crop is the mean of
 its picture between two places, a and b:
@@ -21,16 +22,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto
 
 from training.graph import Graph
-from training.graph_parts import axes, to_float
+from training.graph_parts import END, axes, to_float
 from worker.emotion.align import BLANK
+from worker.emotion.quality import FLAT, JUDGED_SIZE
 
-DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "emotion" / "crop.onnx"
+DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "emotion"
 
 
 def crop(g: Graph) -> None:
@@ -124,18 +127,51 @@ def _stacked(g: Graph, *parts: str) -> str:
     return g.op("Concat", *(g.op("Unsqueeze", part, axes(1)) for part in parts), axis=1)
 
 
+def sharpness(g: Graph) -> None:
+    """``sharpness`` (k,) of ``crops`` (k, JUDGED_SIZE, JUDGED_SIZE, 1).
+
+    worker.emotion.quality.sharpness; sums serve for means, of which it is a ratio.
+    """
+    crops = g.input("crops", TensorProto.UINT8, "k", JUDGED_SIZE, JUDGED_SIZE, 1)
+    grey = to_float(g, crops)
+
+    def moved(down: int, across: int) -> str:
+        """All pixels but those of the edge, or their neighbours."""
+        starts, ends = np.array([1 + down, 1 + across]), np.array([down - 1, across - 1])
+        return g.op("Slice", grey, starts, np.where(ends < 0, ends, END), axes(1, 2))
+
+    def squared(*parts: str) -> str:
+        squares = [g.op("Mul", part, part) for part in parts]
+        return g.op("ReduceSum", added(*squares), axes(1, 2, 3), keepdims=0)
+
+    def added(*parts: str) -> str:
+        return reduce(lambda one, other: g.op("Add", one, other), parts)
+
+    inner = moved(0, 0)
+    right, below, left, above = (
+        g.op("Sub", moved(*to), inner) for to in ((0, 1), (1, 0), (0, -1), (-1, 0))
+    )
+    slope = squared(right, below)
+    curvature = squared(added(right, below, left, above))
+    flat = g.op("Less", slope, FLAT * (JUDGED_SIZE - 2) ** 2)
+    found = g.op("Where", flat, 0.0, g.op("Div", curvature, g.op("Where", flat, 1.0, slope)))
+    g.output("sharpness", found, TensorProto.FLOAT, "k")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.export_crop",
-        description="Write the graph that cuts the classifier's crops on a GPU.",
+        description="Write the graphs that cut and judge the classifier's crops on a GPU.",
     )
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="the file to write")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="the folder to write to")
     options = parser.parse_args(arguments)
-    graph = Graph()
-    crop(graph)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(graph.model("crop").SerializeToString(deterministic=True))
-    print(f"{options.out}  {options.out.stat().st_size:,} bytes")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for build in (crop, sharpness):
+        graph = Graph()
+        build(graph)
+        path = options.out / f"{build.__name__}.onnx"
+        path.write_bytes(graph.model(build.__name__).SerializeToString(deterministic=True))
+        print(f"{path}  {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.ongraph import GraphDetector
 from worker.detect.schedule import Schedule
 from worker.detect.track import Tracks
-from worker.emotion.align import CHANNELS, crop_faces
 from worker.emotion.classifier import Classifier, load_classifier
-from worker.emotion.ongraph import load_device_cropper
-from worker.emotion.quality import quality
+from worker.emotion.crops import Boxes, Cropper, Crops, HostCropper
+from worker.emotion.ongraph import DeviceCropper, load_device_cropper
+from worker.emotion.quality import JUDGED_SIZE, quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.metrics import Metrics
@@ -32,7 +32,6 @@ from worker.wire.codec import time_of_id
 _FORMAT = 2
 
 Bools = npt.NDArray[np.bool_]
-Boxes = npt.NDArray[np.floating]
 Readings = dict[int, Reading]
 """Track id -> its expression so far."""
 
@@ -170,8 +169,10 @@ class Analyst:
         self.cores = cores or Cores(settings.threads)
         self._next = classifier
         metrics.model("classifier", classifier.info)
-        self._cropper = (
-            load_device_cropper(detector.device) if isinstance(detector, GraphDetector) else None
+        self._cropper: Cropper = (
+            load_device_cropper(detector.device)
+            if isinstance(detector, GraphDetector)
+            else HostCropper(self.cores)
         )
         self._finder = Finder(
             detector,
@@ -235,9 +236,9 @@ class Analyst:
             chosen = [look.faces.pick(some) for look, some in zip(looks, asked, strict=True)]
             pictures = [shot.picture for shot in shots]
             crops = self._crops(pictures, chosen, [look.detected for look in looks])
-            qualities = quality(crops, Detections.joined(chosen), self._classifier.margin)
+            qualities = quality(crops.sharpness, Detections.joined(chosen), self._classifier.margin)
         with timed("classify"):
-            answers = self._classifier.classify(crops)
+            answers = self._classifier.classify(crops.pixels)[crops.rows]
         self._metrics.batch_faces.observe(len(answers))
         with timed("track"):
             judged = zip(answers.tolist(), qualities.tolist(), strict=True)
@@ -272,7 +273,7 @@ class Analyst:
         try:
             (faces,) = self._detector.detect([picture])
             crops = self._crops([FramePicture.of(picture)], [faces], [True])
-            probabilities = self._classifier.classify(crops)
+            probabilities = self._classifier.classify(crops.pixels)
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
         if not len(probabilities):
@@ -283,36 +284,32 @@ class Analyst:
         pictures: Sequence[FramePicture],
         found: Sequence[Detections],
         detected: Sequence[bool],
-    ) -> Image:
-        """(N, size, size, channels): the faces of all pictures as the classifier takes them.
-
-        Where the detector works on a GPU they are cut there.
+    ) -> Crops:
+        """The faces of all pictures as the classifier takes them.
 
         Args:
             detected: for each picture whether all of it was searched.
         """
         model = self._classifier
-        size, margin, colour = model.size, model.margin, model.colour
+        # Where half has the pixels, it changes an answer as little as a box moved by one.
+        needed = max(model.size, JUDGED_SIZE) / (1 + model.margin)
+        on_device = isinstance(self._cropper, DeviceCropper)
 
         def view(i: int) -> tuple[Image, Boxes]:
             boxes = found[i].boxes
-            if self._cropper and detected[i]:
-                scale: Scale = 1  # it is on the device already, and a crop of it costs no more
-            else:
-                # Where half has the pixels, it changes the answer as little as a box moved by one.
-                scale = pictures[i].scale_for(smallest(boxes), size / (1 + margin))
+            # What was searched is on the device already, and a crop of it costs no more.
+            there = on_device and detected[i]
+            scale: Scale = 1 if there else pictures[i].scale_for(smallest(boxes), needed)
             return pictures[i].at(scale), boxes / scale
 
-        def cut(i: int) -> Image:
-            return crop_faces(*view(i), size=size, margin=margin, colour=colour)
-
-        shown = [i for i, faces in enumerate(found) if len(faces)]
-        if self._cropper:
-            views = self.cores.map(view, shown)
-            images, boxes = [image for image, _ in views], [some for _, some in views]
-            return self._cropper.crop(images, boxes, size=size, margin=margin, colour=colour)
-        none = np.zeros((0, size, size, CHANNELS[colour]), np.uint8)
-        return np.concatenate([none, *self.cores.map(cut, shown)])
+        views = self.cores.map(view, [i for i, faces in enumerate(found) if len(faces)])
+        return self._cropper.cut(
+            [image for image, _ in views],
+            [boxes for _, boxes in views],
+            size=model.size,
+            margin=model.margin,
+            colour=model.colour,
+        )
 
     def _readings(self, memory: Memory) -> Readings:
         """What is known of the expressions; another model's answers are not to be averaged."""

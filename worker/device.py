@@ -12,12 +12,13 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from worker.binding import Inputs, Kind, Rows, run
 from worker.errors import ModelError
 from worker.inference import Network
 from worker.records import Image
@@ -33,8 +34,6 @@ each time that it is found to be too much."""
 
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "smaller than requested bytes")
 """What onnxruntime's errors say where the device's memory is full; they have no type for it."""
-
-Inputs = Mapping[str, ort.OrtValue | npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,30 +77,21 @@ class Device:
     def __init__(self, table: Network) -> None:
         """``table``: the graph table.onnx, opened where all graphs are to run."""
         self._table = table
-        self.kind: Literal["cpu", "cuda"] = "cpu" if table.on_cpu else "cuda"
+        self.kind: Kind = "cpu" if table.on_cpu else "cuda"
         self._at_once = _AT_ONCE
         self._most_held = _HELD_BYTES
         self._lock = threading.Lock()
         self._held: dict[int, tuple[weakref.ref[Image], Place]] = {}
         """By the picture's ``id``, oldest first; replaced, never changed."""
 
-    def run(self, graph: ort.InferenceSession, inputs: Inputs) -> dict[str, ort.OrtValue]:
-        """One graph; its outputs stay on the device.
-
-        Raises:
-            Exception: of onnxruntime; see :func:`short_of_memory`.
-        """
-        binding = graph.io_binding()
-        for name, value in inputs.items():
-            if isinstance(value, ort.OrtValue):
-                binding.bind_ortvalue_input(name, value)
-            else:
-                binding.bind_cpu_input(name, value)
-        names = [output.name for output in graph.get_outputs()]
-        for name in names:
-            binding.bind_output(name, self.kind)
-        graph.run_with_iobinding(binding)
-        return dict(zip(names, binding.get_outputs(), strict=True))
+    def run(
+        self,
+        graph: ort.InferenceSession,
+        inputs: Inputs,
+        into: Mapping[str, Rows] | None = None,
+    ) -> dict[str, ort.OrtValue]:
+        """One graph; see :func:`worker.binding.run`, and :func:`short_of_memory`."""
+        return run(graph, inputs, self.kind, into)
 
     def put(self, images: Sequence[Image]) -> ort.OrtValue:
         """Pictures of one size on the device, (batch, height, width, 3) uint8.

@@ -15,7 +15,7 @@ from worker.detect.nms import nms_by_group, nms_of_smaller
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.detect.resample import AreaSampler, TableMemory
-from worker.emotion.ongraph import CROP_GRAPH
+from worker.emotion.ongraph import GRAPHS
 
 onnx = pytest.importorskip("onnx", reason="the training extra is not installed")
 
@@ -169,11 +169,13 @@ def test_exporter_makes_the_committed_graphs(tmp_path):
         }
 
 
-def test_exporter_makes_the_committed_graph_of_crops(tmp_path, capsys):
-    path = tmp_path / "new" / "crop.onnx"
-    export_crop.main(["--out", str(path)])
-    assert str(path) in capsys.readouterr().out
-    assert path.read_bytes() == CROP_GRAPH.read_bytes()
+def test_exporter_makes_the_committed_graphs_of_crops(tmp_path, capsys):
+    export_crop.main(["--out", str(tmp_path / "new")])
+    said = capsys.readouterr().out
+    for name in ("crop", "sharpness"):
+        path = tmp_path / "new" / f"{name}.onnx"
+        assert str(path) in said
+        assert path.read_bytes() == (GRAPHS / f"{name}.onnx").read_bytes()
 
 
 def test_every_operator_has_a_cuda_kernel():
@@ -185,7 +187,10 @@ def test_every_operator_has_a_cuda_kernel():
         "Reciprocal ReduceMax ReduceMin ReduceSum Relu Reshape Round Shape Slice Softmax Squeeze "
         "Sub TopK Transpose Unsqueeze Where"
     )
-    for path in [*export_graph.DEFAULT_OUT.glob("*.onnx"), CROP_GRAPH]:
+    for path in [
+        *export_graph.DEFAULT_OUT.glob("*.onnx"),
+        *(GRAPHS / f"{name}.onnx" for name in ("crop", "sharpness")),
+    ]:
         assert {node.op_type for node in onnx.load(path).graph.node} <= {*with_kernel.split()}
 
 

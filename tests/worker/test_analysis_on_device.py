@@ -1,37 +1,37 @@
-"""The analysis where the detector works on a device: crops are cut there, pictures sent once."""
+"""The analysis where the detector works on a device: crops are cut and stay there, pictures are
+sent once.
+
+On the CPU, or where MIEN_TEST_PROVIDER says (deploy/gpu_check.sh).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
 import cv2
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.pictures import reducible
 from tests.shots import analysed
 from worker.analysis import Analyst
+from worker.binding import Rows
 from worker.capture.sources import open_source
 from worker.config import WorkerSettings
 from worker.demo import sample_clip
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.device import Device
-from worker.emotion.align import crop_faces
 from worker.emotion.classifier import SHIPPED, load_classifier
+from worker.emotion.crops import Crops, HostCropper
 from worker.emotion.ongraph import DeviceCropper
 from worker.metrics import Metrics
-from worker.records import Floats, Image
+from worker.records import Provider
 
-
-class CropsHere:
-    def crop(self, images: Sequence[Image], boxes: Sequence[Floats], **cut: Any) -> Image:
-        crops = [crop_faces(*pair, **cut) for pair in zip(images, boxes, strict=True)]
-        return np.concatenate([np.zeros((0, 48, 48, 1), np.uint8), *crops])
+PROVIDER = cast("Provider", os.environ.get("MIEN_TEST_PROVIDER", "cpu"))
 
 
 @pytest.mark.parametrize("larger", [1, 4])
@@ -45,16 +45,16 @@ def test_on_a_device_crops_are_cut_from_what_the_detector_was_sent(
     here, there = (
         Analyst(
             load_graph_detector(
-                pyramid=Pyramid(40 * larger, 0.709), thresholds=(0.6, 0.7, 0.7), provider="cpu"
+                pyramid=Pyramid(40 * larger, 0.709), thresholds=(0.6, 0.7, 0.7), provider=PROVIDER
             ),
-            load_classifier(SHIPPED, "cpu"),
+            load_classifier(SHIPPED, PROVIDER),
             WorkerSettings(detect_every=4, min_face=40 * larger),
             Metrics(CollectorRegistry()),
         )
         for _ in range(2)
     )
-    here._cropper = cast(DeviceCropper, CropsHere())
-    assert there._cropper
+    here._cropper = HostCropper(here.cores)
+    assert isinstance(there._cropper, DeviceCropper)
     there.try_models()
     with open_source(str(sample_clip())) as source:
         images = [picture.image for picture in islice(source.pictures(), 90, 102)]
@@ -65,16 +65,17 @@ def test_on_a_device_crops_are_cut_from_what_the_detector_was_sent(
     cuts = [5, 9]
     expected = analysed(here, pictures, cuts)[0]
     sent: list[str] = []
-    put, crop = Device.put, type(there._cropper).crop
+    put, cut = Device.put, DeviceCropper.cut
     monkeypatch.setattr(Device, "put", lambda *given: (sent.append("pictures"), put(*given))[1])
 
-    def cutting(*given: Any, **options: Any) -> Image:
+    def cutting(*given: Any, **options: Any) -> Crops:
         sent.append("crops")
-        crops = crop(*given, **options)
+        crops = cut(*given, **options)
+        assert isinstance(crops.pixels, Rows)
         sent.append("done")
         return crops
 
-    monkeypatch.setattr(type(there._cropper), "crop", cutting)
+    monkeypatch.setattr(DeviceCropper, "cut", cutting)
     found = analysed(there, pictures, cuts)[0]
     assert sum(len(event.faces) for event in found) >= 12
     for one, other in zip(expected, found, strict=True):

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from worker.binding import Inputs
 from worker.detect.boxes import sides, square
 from worker.detect.propose import Pyramid
-from worker.device import Device, Inputs, Tables
+from worker.device import Device, Tables
 from worker.errors import ModelError
 from worker.inference import open_network
 from worker.records import Detections, Floats, Image, ModelInfo, Provider

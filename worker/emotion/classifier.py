@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from worker.binding import Rows, run
 from worker.emotion.align import CHANNELS, Colour
 from worker.errors import ModelError
 from worker.inference import Network, open_network, resolve
@@ -47,10 +48,12 @@ class Classifier:
     info: ModelInfo
     network: Network
 
-    def classify(self, crops: npt.NDArray[np.uint8]) -> Floats:
+    def classify(self, crops: npt.NDArray[np.uint8] | Rows) -> Floats:
         """(N, size, size, C) uint8, C = 1 for gray, 3 for RGB -> (N, labels), rows that sum to 1.
 
         Any N is fine: the runtime sees at most FACES_A_CALL at once, and is not called for none.
+        Crops on a device stay there; their array has room for the last call's to be rounded up to a
+        power of two.
 
         Raises:
             ValueError: the crops have another shape or type.
@@ -65,27 +68,33 @@ class Classifier:
             parts.append(self._call(crops[start : start + FACES_A_CALL]))
         return np.concatenate(parts)
 
-    def _call(self, crops: npt.NDArray[np.uint8]) -> Floats:
-        session, given = self.network.session, crops
-        if not self.network.on_cpu:
-            # A GPU is to meet few shapes: empty faces fill up to a power of two.
-            given = np.zeros((2 ** (len(crops) - 1).bit_length(), *crops.shape[1:]), np.uint8)
-            given[: len(crops)] = crops
+    def _call(self, crops: npt.NDArray[np.uint8] | Rows) -> Floats:
+        session, count = self.network.session, len(crops)
+        (taken,), (given,) = session.get_inputs(), session.get_outputs()
+        # A GPU is to meet few shapes: faces that are none fill up to a power of two.
+        rows = count if self.network.on_cpu else 2 ** (count - 1).bit_length()
         try:
-            (answer,) = session.run(None, {session.get_inputs()[0].name: given})
+            if isinstance(crops, Rows):
+                answer = run(session, {taken.name: crops.at(0, rows)}, "cpu")[given.name].numpy()
+            else:
+                some = crops
+                if rows > count:
+                    some = np.zeros((rows, *crops.shape[1:]), np.uint8)
+                    some[:count] = crops
+                (answer,) = session.run(None, {taken.name: some})
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(
-                f"the model {self.info.name} failed on {len(crops)} faces: {error}"
+                f"the model {self.info.name} failed on {count} faces: {error}"
             ) from None
         probabilities = np.asarray(answer, np.float32)
-        if probabilities.shape != (len(given), len(self.labels)):
+        if probabilities.shape != (rows, len(self.labels)):
             raise ModelError(
-                f"the model {self.info.name} answered {probabilities.shape} for {len(given)} faces "
+                f"the model {self.info.name} answered {probabilities.shape} for {rows} faces "
                 f"and {len(self.labels)} labels"
             )
         if not np.isfinite(probabilities).all() or (probabilities < 0).any():
             raise ModelError(f"the model {self.info.name} answers what are no probabilities")
-        return probabilities[: len(crops)]
+        return probabilities[:count]
 
 
 def load_classifier(

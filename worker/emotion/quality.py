@@ -8,59 +8,59 @@ faces that are both small and blurred, too.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from worker.emotion.align import Colour
 from worker.records import Detections, Floats
 
-_SIDE = 48
-"""Sharpness is measured at this scale, whatever the model's own is: the curve was."""
+JUDGED_SIZE = 48
+"""Side of the crops whose sharpness is measured, whatever the model's own is: the curve was."""
+JUDGED_COLOUR: Colour = "gray"
+
+FLAT = 0.1
+"""A mean square of the gradient below this is that of a crop of one colour."""
 
 _SIZE = ((12, 16, 20, 24, 28, 32, 40), (0.16, 0.45, 0.73, 0.92, 0.96, 0.99, 1.0))
 """Pixels of the picture that the crop's side covers; what few of them cost beyond sharpness."""
 _SHARPNESS = ((0.13, 0.21, 0.31, 0.57, 0.85, 1.5), (0.0, 0.18, 0.49, 0.85, 0.94, 1.0))
-"""Curvature over slope of the grey levels, each squared; see ``_sharpness``."""
+"""Curvature over slope of the grey levels, each squared; see ``sharpness``."""
 _YAW = ((0.08, 0.14), (1.0, 0.83))
 """How far the nose lies beside the face's middle line, in parts of the face. Measured up to 0.5."""
 _ROLL = ((5, 15, 20, 30, 45), (1.0, 0.97, 0.91, 0.8, 0.54))
 """Degrees of the line through the eyes."""
 
 
-def quality(crops: npt.NDArray[np.uint8], faces: Detections, margin: float) -> Floats:
+def quality(sharp: npt.NDArray[np.float64], faces: Detections, margin: float) -> Floats:
     """(N,) from 0 to 1 for N faces of any pictures.
 
     Args:
-        crops: (N, S, S, C) uint8, as ``crop_faces`` cut them.
+        sharp: (N,), their crops' :func:`sharpness`.
         faces: what they were cut by, in the same order.
         margin: what ``crop_faces`` was given.
     """
     extent = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, initial=0) * (1 + margin)
     yaw, roll = _turn(faces.landmarks.astype(np.float64))
-    detail = np.interp(extent, *_SIZE) * np.interp(_sharpness(crops), *_SHARPNESS)
+    detail = np.interp(extent, *_SIZE) * np.interp(sharp, *_SHARPNESS)
     turn = np.interp(yaw, *_YAW) * np.interp(roll, *_ROLL)
     return np.asarray(detail * turn, np.float32)
 
 
-def _sharpness(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """(N,): mean square of the Laplacian over that of the gradient.
+def sharpness(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """(N, S, S, 1) -> (N,): mean square of the Laplacian over that of the gradient.
 
     Contrast takes itself out; what remains falls with the width of the finest edges. 0 for a crop
-    of one colour.
+    of one colour. Of crops as ``crop_faces`` cuts them in JUDGED_SIZE and JUDGED_COLOUR.
     """
-    grey = crops.mean(axis=3, dtype=np.float32)
-    if grey.shape[1] != _SIDE:
-        method = cv2.INTER_AREA if grey.shape[1] > _SIDE else cv2.INTER_LINEAR
-        small = [cv2.resize(one, (_SIDE, _SIDE), interpolation=method) for one in grey]
-        grey = np.array(small, np.float32).reshape(-1, _SIDE, _SIDE)
+    grey = crops[..., 0].astype(np.float32)
     inner = grey[:, 1:-1, 1:-1]
     across = grey[:, 1:-1, 2:] - inner
     down = grey[:, 2:, 1:-1] - inner
     curvature = across + down + grey[:, 1:-1, :-2] + grey[:, :-2, 1:-1] - 2 * inner
     slope = (across * across + down * down).mean(axis=(1, 2))
-    flat = slope < 0.1
-    sharpness = (curvature * curvature).mean(axis=(1, 2)) / np.where(flat, 1, slope)
-    return np.where(flat, 0.0, sharpness).astype(np.float64)
+    flat = slope < FLAT
+    sharp = (curvature * curvature).mean(axis=(1, 2)) / np.where(flat, 1, slope)
+    return np.where(flat, 0.0, sharp).astype(np.float64)
 
 
 def _turn(landmarks: npt.NDArray[np.float64]) -> tuple[Floats, Floats]:

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+from worker.binding import Rows
 from worker.emotion import classifier as classifier_module
 from worker.emotion.classifier import (
     FACES_A_CALL,
@@ -160,6 +161,7 @@ class Session:
     ) -> None:
         self.answer, self.provider = answer, f"{provider}ExecutionProvider"
         self.get_inputs = real.network.session.get_inputs
+        self.get_outputs = real.network.session.get_outputs
         self.shapes: list[int] = []
         network = Network(cast(ort.InferenceSession, self), {}, "0" * 16)
         self.classifier = replace(real, network=network)
@@ -189,6 +191,39 @@ def test_a_gpu_meets_few_shapes(make_model: MakeModel) -> None:
         answer = gpu.classifier.classify(flat_crops(np.arange(n)))
         np.testing.assert_allclose(answer, toy_probabilities(np.arange(n)), atol=1e-6)
     assert set(gpu.shapes) == {1, 2, 4, 8, 64}
+
+
+class OnGpu:
+    """A session that says it runs on a GPU, and knows how many faces it was asked for."""
+
+    def __init__(self, real: ort.InferenceSession) -> None:
+        self._real = real
+        self.asked: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+    def run_with_iobinding(self, binding: ort.IOBinding) -> None:
+        self._real.run_with_iobinding(binding)
+        self.asked.append(binding.get_outputs()[0].shape()[0])
+
+
+def test_a_gpu_meets_few_shapes_where_crops_are_there(make_model: MakeModel) -> None:
+    real = load_classifier(make_model(), "cpu")
+    session = OnGpu(real.network.session)
+    network = Network(cast(ort.InferenceSession, session), {}, "0" * 16)
+    gpu = replace(real, network=network)
+    for n in (1, 3, 8, 63, 65):
+        values = np.arange(n)
+        rows = Rows.room("cpu", 2 * n, 8, 8, 1)
+        rows.whole.update_inplace(flat_crops(np.tile(values, 2)))
+        np.testing.assert_allclose(
+            gpu.classify(rows.at(0, n)), toy_probabilities(values), atol=1e-6
+        )
+    assert session.asked == [1, 4, 8, 64, 64, 1]
 
 
 @pytest.mark.parametrize("key", sorted(METADATA))

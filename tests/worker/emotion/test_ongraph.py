@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,12 +18,16 @@ import pytest
 from skimage import data
 
 import worker.emotion.ongraph as ongraph
+from worker.binding import Inputs, Rows
+from worker.cores import Cores
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
-from worker.device import Device, Inputs
+from worker.device import Device
 from worker.emotion.align import BLANK, CHANNELS, Colour, crop_faces
-from worker.emotion.classifier import SHIPPED
-from worker.emotion.ongraph import DeviceCropper, load_device_cropper
+from worker.emotion.classifier import SHIPPED, load_classifier
+from worker.emotion.crops import HostCropper
+from worker.emotion.ongraph import GRAPHS, DeviceCropper, load_device_cropper
+from worker.emotion.quality import sharpness
 from worker.errors import ModelError
 from worker.records import Image, Provider
 
@@ -62,6 +66,15 @@ def boxes_in(image: Image, count: int, seed: int, smallest: float = 2) -> Boxes:
     return np.concatenate([middle - extent / 2, middle + extent / 2], axis=1)
 
 
+def cut_there(cropper: DeviceCropper, *given: Any, **form: Any) -> Image:
+    """In the order of the boxes."""
+    crops = cropper.cut(*given, **form)
+    assert isinstance(crops.pixels, Rows)
+    assert sorted(crops.rows) == list(range(len(crops.pixels)))
+    pixels = crops.pixels.whole.numpy()[: len(crops.pixels)]
+    return np.asarray(pixels, np.uint8)[crops.rows]
+
+
 def cut_here(
     images: list[Image], boxes: list[Boxes], size: int, margin: float, colour: Colour
 ) -> npt.NDArray[np.int64]:
@@ -80,7 +93,7 @@ def test_crops_are_the_references(
     images = pictures()
     boxes = [boxes_in(image, 40, seed) for seed, image in enumerate(images)]
     expected = cut_here(images, boxes, size, margin, colour)
-    found = cropper.crop(images, boxes, size=size, margin=margin, colour=colour)
+    found = cut_there(cropper, images, boxes, size=size, margin=margin, colour=colour)
     assert found.shape == (120, size, size, CHANNELS[colour])
     assert found.dtype == np.uint8
     assert np.abs(found - expected).max() <= 1
@@ -101,9 +114,47 @@ def test_faces_keep_their_order_however_they_are_grouped(
     device.hold([images[1]])
     boxes = [boxes_in(image, 3 * i, i) for i, image in enumerate(images)]
     expected = cut_here(images, boxes, 24, 0.1, "gray")
-    found = cropper.crop(images, boxes, size=24, margin=0.1, colour="gray")
+    found = cut_there(cropper, images, boxes, size=24, margin=0.1, colour="gray")
     assert len(found) == 198
     assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("size", "colour"), [(48, "gray"), (20, "gray"), (48, "rgb")])
+def test_how_sharp_they_are_is_measured_there_and_at_one_scale(
+    cropper: DeviceCropper, size: int, colour: Colour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ongraph, "_PIXELS_A_CALL", 7 * 48**2)
+    images = pictures()
+    images[1][50:90, 50:90] = 77
+    boxes = [boxes_in(image, 13, seed, smallest=24) for seed, image in enumerate(images)]
+    boxes[1][5] = 55, 55, 85, 85
+    judged: Any = {"size": 48, "margin": 0.1, "colour": "gray"}
+    found = cropper.cut(images, boxes, size=size, margin=0.1, colour=colour)
+    expected = sharpness(cut_there(cropper, images, boxes, **judged))
+    assert found.sharpness == pytest.approx(expected, rel=1e-4)
+    assert found.sharpness[18] == 0
+    here = HostCropper(Cores()).cut(images, boxes, size=size, margin=0.1, colour=colour)
+    crops = np.concatenate(
+        [crop_faces(*view, **judged) for view in zip(images, boxes, strict=True)]
+    )
+    assert (here.sharpness == sharpness(crops)).all()
+
+
+def test_the_model_answers_for_crops_that_stay_there(cropper: DeviceCropper) -> None:
+    model = load_classifier(SHIPPED, PROVIDER)
+    form: Any = {"size": model.size, "margin": model.margin, "colour": model.colour}
+    images = pictures()
+    boxes = [boxes_in(image, 33, seed) for seed, image in enumerate(images)]
+    crops = cropper.cut(images, boxes, **form)
+    there = cut_there(cropper, images, boxes, **form)
+    assert isinstance(crops.pixels, Rows)
+    assert model.classify(crops.pixels)[crops.rows] == pytest.approx(
+        model.classify(there), abs=1e-4
+    )
+    none = cropper.cut([], [], **form)
+    assert model.classify(none.pixels).shape == (0, len(model.labels))
+    with pytest.raises(ValueError, match="crops must be uint8"):
+        model.classify(cropper.cut(images, boxes, **{**form, "size": 20}).pixels)
 
 
 def test_boxes_that_say_nothing_give_mid_grey(cropper: DeviceCropper) -> None:
@@ -111,7 +162,7 @@ def test_boxes_that_say_nothing_give_mid_grey(cropper: DeviceCropper) -> None:
     odd = np.array(
         [[np.nan, 0, 9, 9], [9, 9, 9, 9], [0, 0, np.inf, 5], [-9e3, -9e3, 9e3, 9e3], [5, 5, 60, 60]]
     )
-    crops = cropper.crop([image], [odd], size=16, margin=0, colour="rgb")
+    crops = cut_there(cropper, [image], [odd], size=16, margin=0, colour="rgb")
     assert (crops[:4] == BLANK).all()
     assert crops[4].std() > 1
 
@@ -122,7 +173,7 @@ def test_far_outside_the_edge_is_repeated(cropper: DeviceCropper, size: int) -> 
     far = np.array(
         [[-800.0, -600, -700, -500], [600, 200, 700, 300], [0, -90, 90, 0], [-340, -300, 60, 100]]
     )
-    crops = cropper.crop([image], [far], size=size, margin=0, colour="rgb")
+    crops = cut_there(cropper, [image], [far], size=size, margin=0, colour="rgb")
     assert (crops[0] == image[0, 0]).all()
     expected = cut_here([image], [far], size, 0, "rgb")
     assert np.abs(crops - expected).max() <= 1
@@ -133,15 +184,20 @@ def test_large_pictures_whose_sums_wrap_around(cropper: DeviceCropper) -> None:
     image[2000:, 2000:] = cv2.resize(data.astronaut(), (1000, 900))
     boxes = np.array([[2300.0, 2050, 2600, 2400], [2990, 2880, 2999, 2899]])
     expected = cut_here([image], [boxes], 48, 0, "gray")
-    found = cropper.crop([image], [boxes], size=48, margin=0, colour="gray")
+    found = cut_there(cropper, [image], [boxes], size=48, margin=0, colour="gray")
     assert np.abs(found - expected).max() <= 1
 
 
 def test_no_faces(cropper: DeviceCropper) -> None:
     none = np.zeros((0, 4))
     for images in ([], pictures()):
-        crops = cropper.crop(images, [none] * len(images), size=48, margin=0, colour="gray")
+        crops = cut_there(cropper, images, [none] * len(images), size=48, margin=0, colour="gray")
         assert crops.shape == (0, 48, 48, 1)
+
+
+def other(device: Device) -> DeviceCropper:
+    """One that works on ``device``."""
+    return load_device_cropper(device)
 
 
 class Changing(Device):
@@ -149,24 +205,22 @@ class Changing(Device):
 
     cut = 0
 
-    def run(self, graph: ort.InferenceSession, inputs: Inputs) -> dict[str, ort.OrtValue]:
+    def run(self, graph: Any, inputs: Inputs, into: Any = None) -> dict[str, ort.OrtValue]:
         if "squares" in inputs:
             self.cut += 1
             if self.cut % 2:
                 self.forget()
             else:
                 self.hold(pictures()[:1])
-        return super().run(graph, inputs)
+        return super().run(graph, inputs, into)
 
 
 def test_other_threads_may_use_the_device_meanwhile(device: Device, cropper: DeviceCropper) -> None:
     changing = Changing(device._table)
     images, boxes = pictures() * 2, [boxes_in(image, 5, 0) for image in pictures() * 2]
-    expected = cropper.crop(images, boxes, size=32, margin=0, colour="rgb")
+    expected = cut_there(cropper, images, boxes, size=32, margin=0, colour="rgb")
     changing.hold(images[2:3])
-    found = DeviceCropper(changing, cropper._graph).crop(
-        images, boxes, size=32, margin=0, colour="rgb"
-    )
+    found = cut_there(other(changing), images, boxes, size=32, margin=0, colour="rgb")
     assert changing.cut >= 3
     assert (found == expected).all()
 
@@ -177,15 +231,15 @@ class Small(Device):
     room = 3
     cut = 0
 
-    def run(self, graph: ort.InferenceSession, inputs: Inputs) -> dict[str, ort.OrtValue]:
+    def run(self, graph: Any, inputs: Inputs, into: Any = None) -> dict[str, ort.OrtValue]:
         there = sum(tables.batch for tables in {place.tables for _, place in self._held.values()})
         if "squares" in inputs:
             self.cut += 1
-        else:
+        elif "frames" in inputs:
             there += inputs["frames"].shape()[0]  # type: ignore[operator]
         if there > self.room:
             raise RuntimeError("Failed to allocate memory for requested buffer of size 4096")
-        return super().run(graph, inputs)
+        return super().run(graph, inputs, into)
 
 
 def test_where_memory_is_short_pictures_are_cut_a_few_at_a_time(
@@ -193,20 +247,21 @@ def test_where_memory_is_short_pictures_are_cut_a_few_at_a_time(
 ) -> None:
     images = [pictures()[0].copy() for _ in range(6)]
     boxes = [boxes_in(image, 2, i) for i, image in enumerate(images)]
-    expected = cropper.crop(images, boxes, size=32, margin=0, colour="rgb")
+    expected = cut_there(cropper, images, boxes, size=32, margin=0, colour="rgb")
     small = Small(device._table)
-    found = DeviceCropper(small, cropper._graph).crop(
-        images, boxes, size=32, margin=0, colour="rgb"
-    )
+    found = cut_there(other(small), images, boxes, size=32, margin=0, colour="rgb")
     assert small.cut >= 3
     assert (found == expected).all()
     small.room = 0
     with pytest.raises(ModelError, match="memory does not hold one picture of 512x512"):
-        DeviceCropper(small, cropper._graph).crop(images, boxes, size=32, margin=0, colour="rgb")
+        cut_there(other(small), images, boxes, size=32, margin=0, colour="rgb")
 
 
 def test_missing_and_wrong_files(device: Device, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot read the model .*crop\.onnx"):
-        load_device_cropper(device, tmp_path / "crop.onnx")
-    with pytest.raises(ModelError, match="is not the graph that cuts crops"):
-        load_device_cropper(device, SHIPPED)
+        load_device_cropper(device, tmp_path)
+    for name in ("crop", "sharpness"):
+        (tmp_path / "crop.onnx").write_bytes((GRAPHS / "crop.onnx").read_bytes())
+        (tmp_path / f"{name}.onnx").write_bytes(SHIPPED.read_bytes())
+        with pytest.raises(ModelError, match=rf"{name}\.onnx is not the graph {name}"):
+            load_device_cropper(device, tmp_path)
