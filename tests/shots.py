@@ -9,10 +9,11 @@ from itertools import pairwise
 
 from prometheus_client import CollectorRegistry
 
-from worker.analysis import Analyst, Memory, Shot
+from worker.analysis import Analyst, Shot
 from worker.config import WorkerSettings
 from worker.detect.mtcnn import Detector
 from worker.emotion.classifier import load_classifier
+from worker.memory import Memory
 from worker.metrics import Metrics
 from worker.picture import FramePicture
 from worker.records import Encoding, Frame, FrameEvent, Image

@@ -40,7 +40,7 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from worker.analysis import Analyst, Memory, Shot
+from worker.analysis import Analyst, Shot
 from worker.capture.encode import encode_jpeg
 from worker.capture.sources import open_source
 from worker.config import WorkerSettings
@@ -48,6 +48,7 @@ from worker.consume.images import decode_picture, open_picture
 from worker.demo import sample_clip
 from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.emotion.classifier import load_classifier
+from worker.memory import Memory
 from worker.metrics import Metrics
 from worker.picture import FramePicture
 from worker.records import Detections, Encoding, Face, Floats, Frame, FrameEvent, Image

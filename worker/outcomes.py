@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.analysis import Analyst, Memory, Shot
+from worker.analysis import Analyst, Shot
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
 from worker.detect.find import Look
 from worker.errors import EntryError, ServerError, ServerUnavailable
+from worker.memory import Memory
 from worker.metrics import UNCERTAIN
 from worker.picture import FOLLOWED_SIDE, Scale
 from worker.publish.previews import Previews

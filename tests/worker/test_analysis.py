@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry
 from tests.doubles import LABELS, Calm
 from tests.pictures import reducible
 from tests.shots import analysed, both_steps, real_analyst, shot
-from worker.analysis import Analyst, Memory
+from worker.analysis import Analyst
 from worker.capture.sources import open_source
 from worker.config import WorkerSettings
 from worker.demo import sample_clip
 from worker.detect.mtcnn import FaceDetector, load_detector
 from worker.emotion.classifier import Classifier
+from worker.memory import Memory
 from worker.metrics import Metrics
 from worker.records import Detections, Floats, FrameEvent, Image, ModelInfo
 

@@ -14,13 +14,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.feeds import START
-from worker.analysis import Analyst, Memory, Shot
+from worker.analysis import Analyst, Shot
 from worker.consume.inhand import Delivery
 from worker.consume.leases import Lease
 from worker.consume.opening import Opened, Unfit
 from worker.detect.find import Look
 from worker.detect.track import Tracks
 from worker.errors import EntryError, ModelError
+from worker.memory import Memory
 from worker.outcomes import Outcomes
 from worker.picture import FramePicture, Scale
 from worker.publish.previews import Previews
