@@ -77,10 +77,9 @@ class Experiment(pl.LightningModule):
         self.random = torch.Generator()
         self.plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
-        # What the network itself said when the phase began, (N, sum of labels), and the targets in
-        # use, which the batches read.
-        self._own_word: Tensor | None = None
-        self._targets = data.targets
+        # The first epoch of a phase, and what the network itself said then, (N, sum of labels).
+        self._own_word: tuple[int, Tensor] | None = None
+        self._targets = torch.empty(0)
         # Of each head: its columns among the logits, its part of the loss, its classes' weights.
         self._columns = list(heads.values())
         self._parts = [1.0, recipe.auxiliary_weight][: len(heads)]
@@ -93,6 +92,7 @@ class Experiment(pl.LightningModule):
 
     def train_dataloader(self) -> Batches:
         # Here, and not before the fit: only now is it known which device this process has.
+        # A copy: what the batches read is that of the phase.
         self._targets = self.data.targets.to(self.device, copy=True)
         return Batches(
             self.data.faces.to(self.device),
@@ -119,7 +119,7 @@ class Experiment(pl.LightningModule):
         # Dropout takes no generator: its own stream, too, begins anew with each epoch.
         torch.manual_seed(stream * 1_000_003 + self.current_epoch + 499_979)
         phase, first = self.recipe.phase_at(self.current_epoch)
-        self._teach_itself(phase, begins=self.current_epoch == first)
+        self._teach_itself(phase, first)
         self._freeze(phase)
         for group in self.trainer.optimizers[0].param_groups:
             if isinstance(self.recipe.schedule, Cosine):
@@ -128,15 +128,17 @@ class Experiment(pl.LightningModule):
             elif self.current_epoch == first:
                 group["lr"] = _highest(phase, group["depth"])
 
-    def _teach_itself(self, phase: Phase, *, begins: bool) -> None:
-        """Put the targets of the phase where the batches read them."""
+    def _teach_itself(self, phase: Phase, first: int) -> None:
+        """Put the targets of the phase, whose first epoch this is, where the batches read them."""
         self._targets.copy_(self.data.targets)
         if phase.self_distillation == 0:
             self._own_word = None
             return
-        if begins or self._own_word is None:
-            self._own_word = self._say(self.data.faces)
-        self._targets.lerp_(self._own_word.to(self.device), phase.self_distillation)
+        if self._own_word is None or self._own_word[0] != first:
+            # The same for all processes, however each one's kernels round.
+            said = self.trainer.strategy.broadcast(self._say(self.data.faces))
+            self._own_word = first, said
+        self._targets.lerp_(self._own_word[1].to(self.device), phase.self_distillation)
 
     @torch.no_grad()
     def _say(self, faces: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     python -m training.export_crop [--out worker/emotion]
 
-The references are ``worker.emotion.quality.sharpness``, which is short, and
-``worker.emotion.align.crop_faces``. The graph that cuts takes its pixels from the table of
+Their references are ``worker.emotion.align.crop_faces`` and ``worker.emotion.quality.sharpness``.
+The graph that cuts takes its pixels from the table of
 sums in which the detector has found the faces, so that no picture goes to the device again, and a
 crop costs the same however large its face is. Along one axis each pixel of a crop is the mean of
 its picture between two places, a and b:
@@ -31,9 +31,11 @@ from onnx import TensorProto
 from training.graph import Graph
 from training.graph_parts import END, axes, to_float
 from worker.emotion.align import BLANK
-from worker.emotion.quality import FLAT, JUDGED_SIZE
+from worker.emotion.quality import FLAT, JUDGED
 
 DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "emotion"
+
+_JUDGED = JUDGED[0]
 
 
 def crop(g: Graph) -> None:
@@ -128,11 +130,11 @@ def _stacked(g: Graph, *parts: str) -> str:
 
 
 def sharpness(g: Graph) -> None:
-    """``sharpness`` (k,) of ``crops`` (k, JUDGED_SIZE, JUDGED_SIZE, 1).
+    """``sharpness`` (k,) of ``crops`` (k, _JUDGED, _JUDGED, 1).
 
     worker.emotion.quality.sharpness; sums serve for means, of which it is a ratio.
     """
-    crops = g.input("crops", TensorProto.UINT8, "k", JUDGED_SIZE, JUDGED_SIZE, 1)
+    crops = g.input("crops", TensorProto.UINT8, "k", _JUDGED, _JUDGED, 1)
     grey = to_float(g, crops)
 
     def moved(down: int, across: int) -> str:
@@ -153,7 +155,7 @@ def sharpness(g: Graph) -> None:
     )
     slope = squared(right, below)
     curvature = squared(added(right, below, left, above))
-    flat = g.op("Less", slope, FLAT * (JUDGED_SIZE - 2) ** 2)
+    flat = g.op("Less", slope, FLAT * (_JUDGED - 2) ** 2)
     found = g.op("Where", flat, 0.0, g.op("Div", curvature, g.op("Where", flat, 1.0, slope)))
     g.output("sharpness", found, TensorProto.FLOAT, "k")
 

@@ -156,7 +156,8 @@ class Phase(Settings):
     must be the recipe's."""
     self_distillation: float = Field(default=0.0, ge=0, le=1)
     """Part of each target that is what the network itself, the moving average, said of the picture
-    and its mirror image when the phase began (born-again networks, Furlanello et al. 2018)."""
+    and its mirror image when the phase began (born-again networks, Furlanello et al. 2018); of
+    pictures whose voters could not tell, all there is. Not in the first phase."""
 
 
 class Distillation(Settings):
@@ -200,6 +201,8 @@ class Recipe(Settings):
         for phase in self.phases:
             if phase.augmentation and phase.augmentation.crop != self.augmentation.crop:
                 raise ValueError("phases.augmentation.crop must be augmentation.crop")
+        if self.phases[0].self_distillation:
+            raise ValueError("before the first phase the network has nothing to teach itself")
         random = isinstance(self.model, PretrainedModel) and self.model.weights == "none"
         if random and any(phase.train_from for phase in self.phases):
             raise ValueError(

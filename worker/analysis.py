@@ -16,8 +16,8 @@ from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.ongraph import GraphDetector
 from worker.emotion.classifier import Classifier, load_classifier
 from worker.emotion.crops import Boxes, Cropper, Crops, HostCropper
-from worker.emotion.ongraph import DeviceCropper, load_device_cropper
-from worker.emotion.quality import JUDGED_SIZE, quality
+from worker.emotion.ongraph import load_device_cropper
+from worker.emotion.quality import JUDGED, quality
 from worker.emotion.steady import Reading, read
 from worker.errors import ModelError
 from worker.memory import Memory, Readings
@@ -170,7 +170,7 @@ class Analyst:
             crops = self._crops(pictures, chosen, [look.detected for look in looks])
             qualities = quality(crops.sharpness, Detections.joined(chosen), self._classifier.margin)
         with timed("classify"):
-            answers = self._classifier.classify(crops.pixels)[crops.rows]
+            answers = crops.classified(self._classifier.classify)
         self._metrics.batch_faces.observe(len(answers))
         with timed("track"):
             judged = zip(answers.tolist(), qualities.tolist(), strict=True)
@@ -205,7 +205,7 @@ class Analyst:
         try:
             (faces,) = self._detector.detect([picture])
             crops = self._crops([FramePicture.of(picture)], [faces], [True])
-            probabilities = self._classifier.classify(crops.pixels)
+            probabilities = crops.classified(self._classifier.classify)
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
         if not len(probabilities):
@@ -224,13 +224,13 @@ class Analyst:
         """
         model = self._classifier
         # Where half has the pixels, it changes an answer as little as a box moved by one.
-        needed = max(model.size, JUDGED_SIZE) / (1 + model.margin)
-        on_device = isinstance(self._cropper, DeviceCropper)
+        forms = (model.size, model.margin), JUDGED[:2]
+        needed = max(size / (1 + margin) for size, margin in forms)
 
         def view(i: int) -> tuple[Image, Boxes]:
             boxes = found[i].boxes
-            # What was searched is on the device already, and a crop of it costs no more.
-            there = on_device and detected[i]
+            # A crop of what is there costs no more than one of its half.
+            there = self._cropper.has_searched and detected[i]
             scale: Scale = 1 if there else pictures[i].scale_for(smallest(boxes), needed)
             return pictures[i].at(scale), boxes / scale
 

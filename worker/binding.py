@@ -16,7 +16,7 @@ Kind = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Bytes on a device: some rows of an array, without a copy of them."""
+    """Some rows of an array of bytes on a device: a view, no copy."""
 
     kind: Kind
     whole: ort.OrtValue
@@ -25,16 +25,18 @@ class Rows:
     count: int
 
     @classmethod
-    def room(cls, kind: Kind, capacity: int, *rest: int) -> Self:
-        """None of an array whose content is whatever lay there.
+    def new(cls, kind: Kind, count: int, *rest: int) -> Self:
+        """All ``count`` rows of a new array (count, *rest), whose content is what lay there before.
+
+        Behind them there is space: parts of them can be :meth:`padded`.
 
         Raises:
             Exception: of onnxruntime; where memory does not suffice, it says so in words only.
         """
         # At least one: not every provider takes an empty tensor.
-        shape = [max(1, capacity), *rest]
+        shape = [max(1, 2 * count), *rest]
         whole = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, kind, 0)
-        return cls(kind, whole, 0, 0)
+        return cls(kind, whole, 0, count)
 
     def __len__(self) -> int:
         return self.count
@@ -53,18 +55,23 @@ class Rows:
 
     def __getitem__(self, some: slice) -> Rows:
         start, stop, _ = some.indices(self.count)
-        return self.at(start, max(0, stop - start))
+        return Rows(self.kind, self.whole, self.first + start, max(0, stop - start))
 
-    def at(self, start: int, count: int) -> Rows:
-        """``count`` rows from the one at ``start`` on, which may go on beyond these.
+    def padded(self) -> Rows:
+        """These and those behind them, up to a power of two: a GPU is to meet few shapes.
 
         Raises:
-            ValueError: the array has not so many.
+            ValueError: the array ends before.
         """
-        first = self.first + start
-        if not 0 <= first <= first + count <= self.whole.shape()[0]:
-            raise ValueError(f"there are no {count} rows from {first} on in {self.whole.shape()}")
-        return Rows(self.kind, self.whole, first, count)
+        count = rounded(self.count)
+        if self.first + count > self.whole.shape()[0]:
+            raise ValueError(f"there are no {count} rows from {self.first} on")
+        return Rows(self.kind, self.whole, self.first, count)
+
+
+def rounded(count: int) -> int:
+    """1 or more, up to a power of two."""
+    return 1 << (count - 1).bit_length()
 
 
 Inputs = Mapping[str, ort.OrtValue | Rows | npt.NDArray[np.generic]]
@@ -76,7 +83,14 @@ def run(
     kind: Kind,
     into: Mapping[str, Rows] | None = None,
 ) -> dict[str, ort.OrtValue]:
-    """One graph; its outputs lie on the device, those that ``into`` names where that says.
+    """One graph. Its outputs are new arrays of this kind, but for those that ``into`` names.
+
+    Args:
+        graph: opened on any device.
+        into: outputs that are written to rows that there are, whose shape they must have.
+
+    Returns:
+        The new ones.
 
     Raises:
         Exception: of onnxruntime; where memory does not suffice, it says so in words only.

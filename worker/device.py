@@ -93,6 +93,23 @@ class Device:
         """One graph; see :func:`worker.binding.run`, and :func:`short_of_memory`."""
         return run(graph, inputs, self.kind, into)
 
+    def new(self, count: int, *rest: int) -> Rows:
+        """See ``Rows.new``. Held pictures make room for it.
+
+        Raises:
+            ModelError: the device's memory does not hold it.
+        """
+        while True:
+            try:
+                return Rows.new(self.kind, count, *rest)
+            except Exception as error:  # onnxruntime raises a dozen unrelated types here
+                if not short_of_memory(error):
+                    raise
+                if not self.forget():
+                    raise ModelError(
+                        f"the device's memory does not hold the crops of {count} faces"
+                    ) from None
+
     def put(self, images: Sequence[Image]) -> ort.OrtValue:
         """Pictures of one size on the device, (batch, height, width, 3) uint8.
 

@@ -29,8 +29,12 @@ batch_size = 14
 [model]
 network = "small-cnn"
 [[phases]]
-epochs = 2
+epochs = 1
 learning_rate = 0.1
+[[phases]]
+epochs = 1
+learning_rate = 0.1
+self_distillation = 0.5
 """
 
 

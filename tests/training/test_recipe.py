@@ -53,6 +53,7 @@ def test_a_bare_name_is_our_best_recipe() -> None:
             ("epochs = 3", "epochs = 3\naugmentation = {crop = 40}"),
             r"phases\.augmentation\.crop must be augmentation\.crop",
         ),
+        (("epochs = 3", "epochs = 3\nself_distillation = 0.5"), "has nothing to teach itself"),
         (("[model]", 'schedule = {kind = "step"}\n[model]'), r"schedule: .*'cosine', 'plateau'"),
         (("[model]", "[model"), "is not TOML"),
         (

@@ -351,14 +351,22 @@ def remembered(state: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("size", "margin", "second"),
-    [(48, 0.0, [2]), (61, 0.0, [2, 1]), (61, 0.1, [2]), (58, -0.1, [2, 1])],
+    ("size", "margin", "side", "second"),
+    [
+        (48, 0.0, 120, [2]),
+        (61, 0.0, 120, [2, 1]),
+        (61, 0.1, 120, [2]),
+        (58, -0.1, 120, [2, 1]),
+        # How sharp a face is goes by 48 pixels, however few the model takes.
+        (20, 0.0, 104, [2]),
+        (20, 0.0, 98, [2, 1]),
+    ],
 )
 def test_crops_are_cut_from_half_where_it_has_the_models_pixels(
-    size: int, margin: float, second: list[int]
+    size: int, margin: float, side: int, second: list[int]
 ) -> None:
     image = np.zeros((720, 1280, 3), np.uint8)
-    image[100:220, 200:320] = 255
+    image[100 : 100 + side, 200 : 200 + side] = 255
     pictures, made = zip(*(reducible(image) for _ in range(2)), strict=True)
     events, _ = analysed(analyst(Fine(size, margin)), pictures)
     assert [len(event.faces) for event in events] == [1, 1]

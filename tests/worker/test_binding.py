@@ -20,41 +20,39 @@ PROVIDER = cast("Provider", os.environ.get("MIEN_TEST_PROVIDER", "cpu"))
 KIND: Kind = "cpu" if PROVIDER == "cpu" else "cuda"
 
 
-def numbered(capacity: int = 6) -> Rows:
-    """Rows of two bytes, each its number; none of them counts yet."""
-    rows = Rows.room(KIND, capacity, 2)
-    rows.whole.update_inplace(np.arange(capacity, dtype=np.uint8)[:, None].repeat(2, axis=1))
-    return rows
-
-
 def test_parts_of_parts_lie_where_they_should() -> None:
-    whole = numbered().at(0, 5)
+    whole = Rows.new(KIND, 5, 2)
     part = whole[1:4]
     assert (len(part), part.shape, part.dtype) == (3, (3, 2), np.uint8)
     assert part.address == whole.address + 2
     assert part[1:].address == whole.address + 4
     assert len(whole[3:99]) == 2
     assert len(whole[4:2]) == 0
-    assert part.at(0, 5).shape == (5, 2)
 
 
-def test_there_are_no_rows_beyond_the_array() -> None:
-    rows = numbered().at(2, 2)
-    for start, count in ((0, 5), (-3, 1), (3, 2), (0, -1)):
-        with pytest.raises(ValueError, match=r"there are no .* rows"):
-            rows.at(start, count)
+def test_all_parts_can_be_padded_and_nothing_beyond_the_array() -> None:
+    for count in range(1, 20):
+        rows = Rows.new(KIND, count, 2)
+        for start in range(count):
+            part = rows[start:]
+            padded = part.padded()
+            assert padded.address == part.address
+            assert len(padded) == 2 ** int(np.ceil(np.log2(len(part))))
+            assert start + len(padded) <= rows.whole.shape()[0]
+    with pytest.raises(ValueError, match="there are no 4 rows from 3 on"):
+        Rows(KIND, Rows.new(KIND, 3, 2).whole, 3, 4).padded()
 
 
 def test_an_array_of_nothing_has_no_rows() -> None:
-    assert Rows.room(KIND, 0, 48, 48, 1).shape == (0, 48, 48, 1)
+    assert Rows.new(KIND, 0, 48, 48, 1).shape == (0, 48, 48, 1)
 
 
 def test_a_graph_takes_and_fills_the_rows_that_it_is_given() -> None:
     graph = open_network(GRAPHS / "sharpness.onnx", provider=KIND).session
     noise = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), np.uint8)
     noise[1] = 9
-    rows = Rows.room(KIND, 4, 48, 48, 1).at(0, 4)
-    rows.whole.update_inplace(noise)
+    rows = Rows.new(KIND, 4, 48, 48, 1)
+    rows.whole.update_inplace(np.concatenate([noise, noise]))
     expected = run(graph, {"crops": noise}, "cpu")["sharpness"].numpy()
     found = run(graph, {"crops": rows[1:3]}, "cpu")["sharpness"].numpy()
     assert found.tolist() == expected[1:3].tolist()
@@ -72,7 +70,7 @@ def test_a_graph_takes_and_fills_the_rows_that_it_is_given() -> None:
         "mix": np.full((3, 1), 1 / 3, np.float32),
     }
     assert run(graph, given, KIND, {"crops": rows[1:3]}) == {}
-    after = rows.whole.numpy()
+    after = rows.whole.numpy()[:4]
     assert (after[1] == 200).all()
     assert (after[2] == 128).all()
     assert (after[[0, 3]] == noise[[0, 3]]).all()

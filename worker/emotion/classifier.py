@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from worker.binding import Rows, run
+from worker.binding import Rows, rounded, run
 from worker.emotion.align import CHANNELS, Colour
 from worker.errors import ModelError
 from worker.inference import Network, open_network, resolve
@@ -52,8 +52,7 @@ class Classifier:
         """(N, size, size, C) uint8, C = 1 for gray, 3 for RGB -> (N, labels), rows that sum to 1.
 
         Any N is fine: the runtime sees at most FACES_A_CALL at once, and is not called for none.
-        Crops on a device stay there; their array has room for the last call's to be rounded up to a
-        power of two.
+        Crops on a device stay there.
 
         Raises:
             ValueError: the crops have another shape or type.
@@ -72,16 +71,17 @@ class Classifier:
         session, count = self.network.session, len(crops)
         (taken,), (given,) = session.get_inputs(), session.get_outputs()
         # A GPU is to meet few shapes: faces that are none fill up to a power of two.
-        rows = count if self.network.on_cpu else 2 ** (count - 1).bit_length()
+        rows = count if self.network.on_cpu else rounded(count)
         try:
             if isinstance(crops, Rows):
-                answer = run(session, {taken.name: crops.at(0, rows)}, "cpu")[given.name].numpy()
+                some = crops if rows == count else crops.padded()
+                answer = run(session, {taken.name: some}, "cpu")[given.name].numpy()
             else:
-                some = crops
+                full = crops
                 if rows > count:
-                    some = np.zeros((rows, *crops.shape[1:]), np.uint8)
-                    some[:count] = crops
-                (answer,) = session.run(None, {taken.name: some})
+                    full = np.zeros((rows, *crops.shape[1:]), np.uint8)
+                    full[:count] = crops
+                (answer,) = session.run(None, {taken.name: full})
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(
                 f"the model {self.info.name} failed on {count} faces: {error}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,26 +12,35 @@ import numpy.typing as npt
 from worker.binding import Rows
 from worker.cores import Cores
 from worker.emotion.align import CHANNELS, Colour, crop_faces
-from worker.emotion.quality import JUDGED_COLOUR, JUDGED_SIZE, sharpness
-from worker.records import Image
+from worker.emotion.quality import JUDGED, Sharpness, sharpness
+from worker.records import Floats, Image
 
 Boxes = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """N faces, those of the first picture first."""
+    """N faces; those of the first picture are the first."""
 
     pixels: Image | Rows
     """(N, size, size, C) uint8, in an order of their own; those on a device stay there."""
     rows: npt.NDArray[np.int64]
-    """(N,): which of them is each face's."""
-    sharpness: npt.NDArray[np.float64]
-    """(N,): of each face; see worker/emotion/quality.py."""
+    """(N,): which of ``pixels`` is each face's."""
+    sharpness: Sharpness
+    """Of each face."""
+
+    def classified(self, classify: Callable[[Image | Rows], Floats]) -> Floats:
+        """(N, labels): what it says of each face."""
+        return classify(self.pixels)[self.rows]
 
 
 class Cropper(Protocol):
     """Cuts faces out of pictures, and measures how sharp they are."""
+
+    @property
+    def has_searched(self) -> bool:
+        """Whether a picture that was searched for faces is where it cuts already, as a whole."""
+        ...
 
     def cut(
         self,
@@ -49,13 +58,15 @@ class Cropper(Protocol):
             size, margin, colour: as for ``crop_faces``.
 
         Raises:
-            ModelError: on a device, if its memory does not hold one picture and its crops.
+            ModelError: on a device, if its memory does not hold one picture or the crops.
         """
         ...
 
 
 class HostCropper:
     """The ``Cropper`` on these cores."""
+
+    has_searched = False
 
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
@@ -69,14 +80,14 @@ class HostCropper:
         margin: float,
         colour: Colour,
     ) -> Crops:
-        def crop(size: int, colour: Colour) -> Image:
+        def crop(size: int, margin: float, colour: Colour) -> Image:
             def one(view: tuple[Image, Boxes]) -> Image:
                 return crop_faces(*view, size=size, margin=margin, colour=colour)
 
             none = np.zeros((0, size, size, CHANNELS[colour]), np.uint8)
             return np.concatenate([none, *self._cores.map(one, zip(images, boxes, strict=True))])
 
-        pixels = judged = crop(size, colour)
-        if (size, colour) != (JUDGED_SIZE, JUDGED_COLOUR):
-            judged = crop(JUDGED_SIZE, JUDGED_COLOUR)
+        form = size, margin, colour
+        pixels = crop(*form)
+        judged = pixels if form == JUDGED else crop(*JUDGED)
         return Crops(pixels, np.arange(len(pixels)), sharpness(judged))

@@ -8,18 +8,18 @@ sharpness.onnx do is said in training/export_crop.py.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from worker.binding import Rows
+from worker.binding import Rows, rounded
 from worker.device import Device, Tables
 from worker.emotion.align import CHANNELS, Colour, square_around
 from worker.emotion.crops import Boxes, Crops
-from worker.emotion.quality import JUDGED_COLOUR, JUDGED_SIZE
+from worker.emotion.quality import JUDGED, Sharpness
 from worker.errors import ModelError
 from worker.inference import open_network
 from worker.records import Floats, Image
@@ -33,7 +33,10 @@ _MIX: dict[Colour, Floats] = {
 """(3, C): what red, green and blue count in each channel, by ITU-R BT.601."""
 
 _PIXELS_A_CALL = 2**18
-"""Of crops that are cut or judged at once: each takes some 500 bytes of memory meanwhile."""
+"""Of crops that are cut at once: each takes some 500 bytes of memory meanwhile."""
+
+Groups = dict[Tables, dict[int, int]]
+"""Where pictures are on the device: by table, the row of each picture's index."""
 
 
 def load_device_cropper(device: Device, folder: Path = GRAPHS) -> DeviceCropper:
@@ -56,6 +59,8 @@ def load_device_cropper(device: Device, folder: Path = GRAPHS) -> DeviceCropper:
 class DeviceCropper:
     """The ``Cropper`` on a device. Several threads may call at once."""
 
+    has_searched = True
+
     def __init__(
         self, device: Device, crop: ort.InferenceSession, sharpness: ort.InferenceSession
     ) -> None:
@@ -73,93 +78,84 @@ class DeviceCropper:
         margin: float,
         colour: Colour,
     ) -> Crops:
-        """See ``Cropper``. Images that are not on the device are sent there.
+        """See ``Cropper``. Images that are not on the device are sent there."""
+        form = size, margin, colour
+        counts = [len(some) for some in boxes]
+        pixels = self._device.new(sum(counts), size, size, CHANNELS[colour])
+        filled = 0
 
-        The array of the crops has room for as many again.
-        """
-        pixels, rows = judged, there = self._crops(images, boxes, size, margin, colour)
-        if (size, colour) != (JUDGED_SIZE, JUDGED_COLOUR):
-            judged, there = self._crops(images, boxes, JUDGED_SIZE, margin, JUDGED_COLOUR)
-        return Crops(pixels, rows, self._judge(judged)[there])
+        def add(some: Sequence[int]) -> list[tuple[npt.NDArray[np.int64], Sharpness]]:
+            """Cut the faces of some pictures of one size; for each its rows, and how sharp."""
+            nonlocal filled
+            groups: Groups = defaultdict(dict)
+            for i, place in zip(some, self._device.locate([images[i] for i in some]), strict=True):
+                groups[place.tables][i] = place.row
+            count = sum(counts[i] for i in some)
+            mine = judged = pixels[filled : filled + count]
+            self._fill(mine, form, groups, images, boxes)
+            if form != JUDGED:
+                judged = Rows.new(self._device.kind, count, JUDGED[0], JUDGED[0], 1)
+                self._fill(judged, JUDGED, groups, images, boxes)
+            order = [i for group in groups.values() for i in group]
+            ends = np.cumsum([counts[i] for i in order])[:-1]
+            rows = dict(zip(order, np.split(filled + np.arange(count), ends), strict=True))
+            sharp = dict(zip(order, np.split(self._judge(judged), ends), strict=True))
+            filled += count
+            return [(rows[i], sharp[i]) for i in some]
 
-    def _crops(
+        with_faces = [i for i, count in enumerate(counts) if count]
+        found = self._device.in_batches(images, with_faces, add)
+        rows = [np.zeros(0, np.int64), *(found[i][0] for i in with_faces)]
+        sharp = [np.zeros(0), *(found[i][1] for i in with_faces)]
+        return Crops(pixels, np.concatenate(rows), np.concatenate(sharp))
+
+    def _fill(
         self,
+        crops: Rows,
+        form: tuple[int, float, Colour],
+        groups: Groups,
         images: Sequence[Image],
         boxes: Sequence[Boxes],
-        size: int,
-        margin: float,
-        colour: Colour,
-    ) -> tuple[Rows, npt.NDArray[np.int64]]:
-        """The crops, and which of them is each box's."""
-        squares = [
-            [
-                square_around(box, margin, *image.shape[:2]) or (0, 0, 0)
-                for box in some.astype(np.float64)
-            ]
-            for image, some in zip(images, boxes, strict=True)
-        ]
-        total = sum(len(some) for some in squares)
-        crops = Rows.room(self._device.kind, 0, size, size, CHANNELS[colour])
+    ) -> None:
+        """With the crops of the faces of each group's pictures, one group after the other.
 
-        def add(some: Sequence[int]) -> list[npt.NDArray[np.int64]]:
-            """Add the crops of some pictures of one size; the rows of each."""
-            nonlocal crops
-            if not crops.count:
-                crops = Rows.room(self._device.kind, 2 * total, *crops.shape[1:])
-            by_tables: dict[Tables, list[tuple[int, int]]] = defaultdict(list)
-            for i, place in zip(some, self._device.locate([images[i] for i in some]), strict=True):
-                by_tables[place.tables].append((i, place.row))
-            rows, first = {}, crops.count
-            for tables, mine in by_tables.items():
-                faces = [(row, *square) for i, row in mine for square in squares[i]]
-                self._put(tables, np.array(faces, np.int64), crops, first, _MIX[colour])
-                for i, _ in mine:
-                    rows[i] = np.arange(first, first + len(squares[i]))
-                    first += len(squares[i])
-            crops = crops.at(0, first)
-            return [rows[i] for i in some]
+        Rows behind them are overwritten, too.
+        """
+        size, margin, colour = form
+        for tables, group in groups.items():
+            faces = np.array(
+                [
+                    (row, *(square_around(box, margin, *images[i].shape[:2]) or (0, 0, 0)))
+                    for i, row in group.items()
+                    for box in boxes[i].astype(np.float64)
+                ],
+                np.int64,
+            )
+            for start in range(0, len(faces), _together(size)):
+                some = faces[start : start + _together(size)]
+                # What has no side fills up.
+                given = np.zeros((rounded(len(some)), 4), np.int64)
+                given[: len(some)] = some
+                inputs = {
+                    "pictures": given[:, 0].copy(),
+                    "squares": given[:, 1:].copy(),
+                    "side": np.array(size, np.int64),
+                    "mix": _MIX[colour],
+                }
+                into = {"crops": crops[: len(some)].padded()}
+                self._device.run(self._crop, {**tables.inputs, **inputs}, into)
+                crops = crops[len(some) :]
 
-        with_faces = [i for i, some in enumerate(squares) if some]
-        rows = self._device.in_batches(images, with_faces, add)
-        return crops, np.concatenate([np.zeros(0, np.int64), *(rows[i] for i in with_faces)])
-
-    def _judge(self, crops: Rows) -> npt.NDArray[np.float64]:
-        """(N,): their sharpness."""
-        found = [np.zeros(0)]
-        for start, count, room in _calls(len(crops), crops.shape[1]):
-            given = {"crops": crops.at(start, room)}
-            said = self._device.run(self._sharpness, given)["sharpness"].numpy()
-            found.append(said[:count].astype(np.float64))
+    def _judge(self, crops: Rows) -> Sharpness:
+        """(N,): of crops as JUDGED says."""
+        found = []
+        for start in range(0, len(crops), _together(JUDGED[0])):
+            some = crops[start : start + _together(JUDGED[0])]
+            said = self._device.run(self._sharpness, {"crops": some.padded()})["sharpness"]
+            found.append(said.numpy()[: len(some)].astype(np.float64))
         return np.concatenate(found)
 
-    def _put(
-        self, tables: Tables, faces: npt.NDArray[np.int64], crops: Rows, first: int, mix: Floats
-    ) -> None:
-        """Put there, from row ``first`` on: ``faces`` (N, 4) are a picture's row, left, top, side.
 
-        The rows behind them may be overwritten, too.
-        """
-        size = crops.shape[1]
-        for start, count, room in _calls(len(faces), size):
-            pictures, squares = np.zeros(room, np.int64), np.zeros((room, 3), np.int64)
-            some = faces[start : start + count]
-            pictures[:count], squares[:count] = some[:, 0], some[:, 1:]
-            inputs = {
-                "pictures": pictures,
-                "squares": squares,
-                "side": np.array(size, np.int64),
-                "mix": mix,
-            }
-            into = {"crops": crops.at(first + start, room)}
-            self._device.run(self._crop, {**tables.inputs, **inputs}, into)
-
-
-def _calls(faces: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """First, number, and number rounded up to a power of two, of the crops of each call.
-
-    The runtime is to meet few shapes.
-    """
-    together = max(1, _PIXELS_A_CALL // size**2)
-    for start in range(0, faces, together):
-        count = min(together, faces - start)
-        yield start, count, 2 ** (count - 1).bit_length()
+def _together(size: int) -> int:
+    """How many crops are cut at once, a power of two."""
+    return 1 << max(0, (_PIXELS_A_CALL // size**2).bit_length() - 1)

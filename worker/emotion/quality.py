@@ -14,9 +14,12 @@ import numpy.typing as npt
 from worker.emotion.align import Colour
 from worker.records import Detections, Floats
 
-JUDGED_SIZE = 48
-"""Side of the crops whose sharpness is measured, whatever the model's own is: the curve was."""
-JUDGED_COLOUR: Colour = "gray"
+Sharpness = npt.NDArray[np.float64]
+"""(N,): of N faces, see :func:`sharpness`."""
+
+JUDGED: tuple[int, float, Colour] = (48, -0.06, "gray")
+"""Size, margin and colour of the crops whose sharpness is measured, whatever the model's are: the
+curve was measured with these."""
 
 FLAT = 0.1
 """A mean square of the gradient below this is that of a crop of one colour."""
@@ -31,13 +34,13 @@ _ROLL = ((5, 15, 20, 30, 45), (1.0, 0.97, 0.91, 0.8, 0.54))
 """Degrees of the line through the eyes."""
 
 
-def quality(sharp: npt.NDArray[np.float64], faces: Detections, margin: float) -> Floats:
+def quality(sharp: Sharpness, faces: Detections, margin: float) -> Floats:
     """(N,) from 0 to 1 for N faces of any pictures.
 
     Args:
         sharp: (N,), their crops' :func:`sharpness`.
         faces: what they were cut by, in the same order.
-        margin: what ``crop_faces`` was given.
+        margin: that of the model's crops.
     """
     extent = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1, initial=0) * (1 + margin)
     yaw, roll = _turn(faces.landmarks.astype(np.float64))
@@ -46,11 +49,11 @@ def quality(sharp: npt.NDArray[np.float64], faces: Detections, margin: float) ->
     return np.asarray(detail * turn, np.float32)
 
 
-def sharpness(crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+def sharpness(crops: npt.NDArray[np.uint8]) -> Sharpness:
     """(N, S, S, 1) -> (N,): mean square of the Laplacian over that of the gradient.
 
     Contrast takes itself out; what remains falls with the width of the finest edges. 0 for a crop
-    of one colour. Of crops as ``crop_faces`` cuts them in JUDGED_SIZE and JUDGED_COLOUR.
+    of one colour. Of crops that ``crop_faces`` has cut as JUDGED says.
     """
     grey = crops[..., 0].astype(np.float32)
     inner = grey[:, 1:-1, 1:-1]
