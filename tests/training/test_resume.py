@@ -212,7 +212,9 @@ def test_what_a_network_taught_itself_is_resumed_too(tiny: Dataset, tmp_path: Pa
     for part in (recipe(2), recipe(2, 3).changed(max_epochs=4), recipe(2, 3)):
         out = tmp_path / "broken"
         resumed = trained(tiny, part, out, resume=out.exists())
-    assert torch.equal(resumed["own_word"], unbroken["own_word"])
+    (first, found), (same, expected) = resumed["own_word"], unbroken["own_word"]
+    assert first == same == 2
+    assert torch.equal(found, expected)
     assert resumed["history"] == unbroken["history"]
 
 
