@@ -35,7 +35,7 @@ from worker.emotion.quality import FLAT, JUDGED
 
 DEFAULT_OUT = Path(__file__).parent.parent / "worker" / "emotion"
 
-_JUDGED = JUDGED[0]
+_JUDGED = JUDGED.size
 
 
 def crop(g: Graph) -> None:

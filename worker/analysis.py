@@ -14,6 +14,7 @@ from worker.cores import Cores
 from worker.detect.find import Finder, Look, View
 from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.ongraph import GraphDetector
+from worker.emotion.align import Form
 from worker.emotion.classifier import Classifier, load_classifier
 from worker.emotion.crops import Boxes, Cropper, Crops, HostCropper
 from worker.emotion.ongraph import load_device_cropper
@@ -224,8 +225,8 @@ class Analyst:
         """
         model = self._classifier
         # Where half has the pixels, it changes an answer as little as a box moved by one.
-        forms = (model.size, model.margin), JUDGED[:2]
-        needed = max(size / (1 + margin) for size, margin in forms)
+        form = Form(model.size, model.margin, model.colour)
+        needed = max(each.size / (1 + each.margin) for each in (form, JUDGED))
 
         def view(i: int) -> tuple[Image, Boxes]:
             boxes = found[i].boxes
@@ -235,13 +236,7 @@ class Analyst:
             return pictures[i].at(scale), boxes / scale
 
         views = self.cores.map(view, [i for i, faces in enumerate(found) if len(faces)])
-        return self._cropper.cut(
-            [image for image, _ in views],
-            [boxes for _, boxes in views],
-            size=model.size,
-            margin=model.margin,
-            colour=model.colour,
-        )
+        return self._cropper.cut([image for image, _ in views], [some for _, some in views], form)
 
     def _readings(self, memory: Memory) -> Readings:
         """What is known of the expressions; another model's answers are not to be averaged."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 import cv2
 import numpy as np
@@ -13,6 +13,20 @@ from worker.records import Image
 Colour = Literal["gray", "rgb"]
 
 CHANNELS: dict[Colour, int] = {"gray": 1, "rgb": 3}
+
+
+class Form(NamedTuple):
+    """What :func:`crop_faces` is to make of a face; see there."""
+
+    size: int
+    margin: float
+    colour: Colour
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a crop."""
+        return self.size, self.size, CHANNELS[self.colour]
+
 
 BLANK = 128
 """Every value of a crop whose box says nothing: not finite, without extent, or absurdly large."""

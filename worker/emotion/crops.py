@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from worker.binding import Rows
 from worker.cores import Cores
-from worker.emotion.align import CHANNELS, Colour, crop_faces
+from worker.emotion.align import Form, crop_faces
 from worker.emotion.quality import JUDGED, Sharpness, sharpness
 from worker.records import Floats, Image
 
@@ -42,20 +42,11 @@ class Cropper(Protocol):
         """Whether a picture that was searched for faces is where it cuts already, as a whole."""
         ...
 
-    def cut(
-        self,
-        images: Sequence[Image],
-        boxes: Sequence[Boxes],
-        *,
-        size: int,
-        margin: float,
-        colour: Colour,
-    ) -> Crops:
+    def cut(self, images: Sequence[Image], boxes: Sequence[Boxes], form: Form) -> Crops:
         """
         Args:
             images: as ``crop_faces`` takes them.
             boxes: for each picture (n, 4).
-            size, margin, colour: as for ``crop_faces``.
 
         Raises:
             ModelError: on a device, if its memory does not hold one picture or the crops.
@@ -71,23 +62,16 @@ class HostCropper:
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
 
-    def cut(
-        self,
-        images: Sequence[Image],
-        boxes: Sequence[Boxes],
-        *,
-        size: int,
-        margin: float,
-        colour: Colour,
-    ) -> Crops:
-        def crop(size: int, margin: float, colour: Colour) -> Image:
+    def cut(self, images: Sequence[Image], boxes: Sequence[Boxes], form: Form) -> Crops:
+        def crop(form: Form) -> Image:
             def one(view: tuple[Image, Boxes]) -> Image:
-                return crop_faces(*view, size=size, margin=margin, colour=colour)
+                return crop_faces(*view, **form._asdict())
 
-            none = np.zeros((0, size, size, CHANNELS[colour]), np.uint8)
-            return np.concatenate([none, *self._cores.map(one, zip(images, boxes, strict=True))])
+            views = zip(images, boxes, strict=True)
+            return np.concatenate(
+                [np.zeros((0, *form.shape), np.uint8), *self._cores.map(one, views)]
+            )
 
-        form = size, margin, colour
-        pixels = crop(*form)
-        judged = pixels if form == JUDGED else crop(*JUDGED)
+        pixels = crop(form)
+        judged = pixels if form == JUDGED else crop(JUDGED)
         return Crops(pixels, np.arange(len(pixels)), sharpness(judged))

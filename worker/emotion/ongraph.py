@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from worker.binding import Rows, rounded
 from worker.device import Device, Tables
-from worker.emotion.align import CHANNELS, Colour, square_around
+from worker.emotion.align import Colour, Form, square_around
 from worker.emotion.crops import Boxes, Crops
 from worker.emotion.quality import JUDGED, Sharpness
 from worker.errors import ModelError
@@ -69,19 +69,10 @@ class DeviceCropper:
         self._crop = crop
         self._sharpness = sharpness
 
-    def cut(
-        self,
-        images: Sequence[Image],
-        boxes: Sequence[Boxes],
-        *,
-        size: int,
-        margin: float,
-        colour: Colour,
-    ) -> Crops:
+    def cut(self, images: Sequence[Image], boxes: Sequence[Boxes], form: Form) -> Crops:
         """See ``Cropper``. Images that are not on the device are sent there."""
-        form = size, margin, colour
         counts = [len(some) for some in boxes]
-        pixels = self._device.new(sum(counts), size, size, CHANNELS[colour])
+        pixels = self._device.new(sum(counts), *form.shape)
         filled = 0
 
         def add(some: Sequence[int]) -> list[tuple[npt.NDArray[np.int64], Sharpness]]:
@@ -94,7 +85,7 @@ class DeviceCropper:
             mine = judged = pixels[filled : filled + count]
             self._fill(mine, form, groups, images, boxes)
             if form != JUDGED:
-                judged = Rows.new(self._device.kind, count, JUDGED[0], JUDGED[0], 1)
+                judged = Rows.new(self._device.kind, count, *JUDGED.shape)
                 self._fill(judged, JUDGED, groups, images, boxes)
             order = [i for group in groups.values() for i in group]
             ends = np.cumsum([counts[i] for i in order])[:-1]
@@ -112,7 +103,7 @@ class DeviceCropper:
     def _fill(
         self,
         crops: Rows,
-        form: tuple[int, float, Colour],
+        form: Form,
         groups: Groups,
         images: Sequence[Image],
         boxes: Sequence[Boxes],
@@ -121,26 +112,26 @@ class DeviceCropper:
 
         Rows behind them are overwritten, too.
         """
-        size, margin, colour = form
+        together = _together(form.size)
         for tables, group in groups.items():
             faces = np.array(
                 [
-                    (row, *(square_around(box, margin, *images[i].shape[:2]) or (0, 0, 0)))
+                    (row, *(square_around(box, form.margin, *images[i].shape[:2]) or (0, 0, 0)))
                     for i, row in group.items()
                     for box in boxes[i].astype(np.float64)
                 ],
                 np.int64,
             )
-            for start in range(0, len(faces), _together(size)):
-                some = faces[start : start + _together(size)]
+            for start in range(0, len(faces), together):
+                some = faces[start : start + together]
                 # What has no side fills up.
                 given = np.zeros((rounded(len(some)), 4), np.int64)
                 given[: len(some)] = some
                 inputs = {
                     "pictures": given[:, 0].copy(),
                     "squares": given[:, 1:].copy(),
-                    "side": np.array(size, np.int64),
-                    "mix": _MIX[colour],
+                    "side": np.array(form.size, np.int64),
+                    "mix": _MIX[form.colour],
                 }
                 into = {"crops": crops[: len(some)].padded()}
                 self._device.run(self._crop, {**tables.inputs, **inputs}, into)
@@ -149,8 +140,9 @@ class DeviceCropper:
     def _judge(self, crops: Rows) -> Sharpness:
         """(N,): of crops as JUDGED says."""
         found = []
-        for start in range(0, len(crops), _together(JUDGED[0])):
-            some = crops[start : start + _together(JUDGED[0])]
+        together = _together(JUDGED.size)
+        for start in range(0, len(crops), together):
+            some = crops[start : start + together]
             said = self._device.run(self._sharpness, {"crops": some.padded()})["sharpness"]
             found.append(said.numpy()[: len(some)].astype(np.float64))
         return np.concatenate(found)

@@ -11,15 +11,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from worker.emotion.align import Colour
+from worker.emotion.align import Form
 from worker.records import Detections, Floats
 
 Sharpness = npt.NDArray[np.float64]
 """(N,): of N faces, see :func:`sharpness`."""
 
-JUDGED: tuple[int, float, Colour] = (48, -0.06, "gray")
-"""Size, margin and colour of the crops whose sharpness is measured, whatever the model's are: the
-curve was measured with these."""
+JUDGED = Form(size=48, margin=-0.06, colour="gray")
+"""The crops whose sharpness is measured, whatever the model's are: the curve was, with these."""
 
 FLAT = 0.1
 """A mean square of the gradient below this is that of a crop of one colour."""

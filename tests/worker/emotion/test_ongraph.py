@@ -23,7 +23,7 @@ from worker.cores import Cores
 from worker.detect.ongraph import load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.device import Device
-from worker.emotion.align import BLANK, CHANNELS, Colour, crop_faces
+from worker.emotion.align import BLANK, CHANNELS, Colour, Form, crop_faces
 from worker.emotion.classifier import FACES_A_CALL, SHIPPED, load_classifier
 from worker.emotion.crops import HostCropper
 from worker.emotion.ongraph import GRAPHS, DeviceCropper, load_device_cropper
@@ -68,7 +68,7 @@ def boxes_in(image: Image, count: int, seed: int, smallest: float = 2) -> Boxes:
 
 def cut_there(cropper: DeviceCropper, *given: Any, **form: Any) -> Image:
     """In the order of the boxes."""
-    crops = cropper.cut(*given, **form)
+    crops = cropper.cut(*given, Form(**form))
     assert isinstance(crops.pixels, Rows)
     assert sorted(crops.rows) == list(range(len(crops.pixels)))
     pixels = crops.pixels.whole.numpy()[: len(crops.pixels)]
@@ -146,12 +146,12 @@ def test_how_sharp_they_are_is_measured_there_and_at_one_scale(
     cropper = load_device_cropper(small)
     expected = sharpness(cut_there(cropper, images, boxes, **judged))
     small.sent = 0
-    found = cropper.cut(images, boxes, size=size, margin=margin, colour=colour)
+    found = cropper.cut(images, boxes, Form(size, margin, colour))
     assert small.sent == len(images)
     assert (found.rows != np.arange(len(found.rows))).any()
     assert found.sharpness == pytest.approx(expected, rel=1e-4)
     assert found.sharpness[2 + 3] == 0
-    here = HostCropper(Cores()).cut(images, boxes, size=size, margin=margin, colour=colour)
+    here = HostCropper(Cores()).cut(images, boxes, Form(size, margin, colour))
     views = zip(images, boxes, strict=True)
     crops = np.concatenate([crop_faces(*view, **judged) for view in views])
     assert (here.sharpness == sharpness(crops)).all()
@@ -160,16 +160,16 @@ def test_how_sharp_they_are_is_measured_there_and_at_one_scale(
 def test_the_model_answers_for_crops_that_stay_there(cropper: DeviceCropper) -> None:
     """As on the CPU, and for each face its own."""
     model, reference = (load_classifier(SHIPPED, provider) for provider in (PROVIDER, "cpu"))
-    form: Any = {"size": model.size, "margin": model.margin, "colour": model.colour}
+    form = Form(model.size, model.margin, model.colour)
     images, boxes = interleaved()
-    crops = cropper.cut(images, boxes, **form)
+    crops = cropper.cut(images, boxes, form)
     assert len(crops.rows) > FACES_A_CALL
-    expected = reference.classify(cut_there(cropper, images, boxes, **form))
+    expected = reference.classify(cut_there(cropper, images, boxes, **form._asdict()))
     assert crops.classified(model.classify) == pytest.approx(expected, abs=1e-3)
-    none = cropper.cut([], [], **form)
+    none = cropper.cut([], [], form)
     assert none.classified(model.classify).shape == (0, len(model.labels))
     with pytest.raises(ValueError, match="crops must be uint8"):
-        model.classify(cropper.cut(images, boxes, **{**form, "size": 20}).pixels)
+        model.classify(cropper.cut(images, boxes, form._replace(size=20)).pixels)
 
 
 def test_boxes_that_say_nothing_give_mid_grey(cropper: DeviceCropper) -> None:
@@ -305,7 +305,7 @@ def test_pictures_make_room_for_crops_and_too_many_crops_are_no_reason_to_take_f
     assert (np.abs(found - cut_here(images, boxes, *form.values())) <= 1).all()
     small.sent = 0
     with pytest.raises(ModelError, match="memory does not hold the crops of 24 faces"):
-        cropper.cut([*images, *images], [*boxes, *boxes], **form)
+        cropper.cut([*images, *images], [*boxes, *boxes], Form(**form))
     assert small.sent == 0
     assert small._at_once == Device(device._table)._at_once
 
