@@ -19,7 +19,7 @@ from training.augment import augment, mixup
 from training.average import MovingAverage
 from training.batches import Batches, seeded
 from training.convolution import quicken
-from training.models import Network, Weights, centre_crop
+from training.models import Network, Weights, as_trained
 from training.pretrained import NONE
 from training.recipe import Cosine, Phase, Recipe
 from training.targets import NOT_COUNTED, Examples, label_sets
@@ -197,7 +197,7 @@ class Experiment(pl.LightningModule):
 
     def _whole(self, faces: Tensor) -> Tensor:
         """uint8 (N, 1, 48, 48) as the network sees them when nothing is changed at random."""
-        return centre_crop(faces.float() / 255, self.recipe.augmentation.crop)
+        return as_trained(faces.float() / 255, self.recipe.augmentation.crop)
 
     def on_validation_epoch_end(self) -> None:
         self.log("public_loss", self.public_loss)

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
 from training.augment import augment, mixup  # noqa: E402
-from training.models import centre_crop  # noqa: E402
+from training.models import as_trained  # noqa: E402
 from training.recipe import Augmentation  # noqa: E402
 
 STILL = Augmentation(
@@ -60,11 +60,38 @@ def test_without_changes_pictures_are_themselves_or_mirrored() -> None:
 def test_the_crop_is_of_the_middle_and_keeps_its_size() -> None:
     given = faces(8)
     pictures = augment(given, still_but(crop=44), generator())
-    middle = centre_crop(given / 255, 44)
+    middle = given[:, :, 2:46, 2:46] / 255
     same, mirrored = (
         (pictures - one).abs().amax((1, 2, 3)) < 1e-4 for one in (middle, middle.flip(3))
     )
     assert bool((same ^ mirrored).all())
+
+
+def test_a_network_is_shown_pictures_as_sharp_as_training_shows_them() -> None:
+    """A dot that training has moved by parts of a pixel is as wide, on average, as one shown."""
+    dots = torch.zeros(3000, 1, 48, 48, dtype=torch.uint8)
+    dots[:, 0, 24, 24] = 255
+    where = torch.arange(44.0)
+
+    def width(light: torch.Tensor) -> float:
+        across = light[:, 0].sum(1)
+        middle = (across * where).sum(1) / across.sum(1)
+        variance = (across * (where - middle[:, None]) ** 2).sum(1) / across.sum(1)
+        return float(variance.mean())
+
+    trained = width(augment(dots, still_but(crop=44, translation=0.1), generator()))
+    shown = as_trained(dots[:1] / 255, 44)
+    assert width(shown) == pytest.approx(1 / 6, abs=1e-5)
+    assert trained == pytest.approx(1 / 6, abs=0.01)
+    assert shown.sum() == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(shown, shown.transpose(2, 3))
+
+
+def test_the_edge_of_what_is_shown_is_repeated() -> None:
+    light = torch.full((1, 1, 48, 48), 0.5)
+    light[..., 0] = 1.0
+    assert as_trained(light, 48)[0, 0, :, 0].tolist() == pytest.approx([1 - 0.5 / 12] * 48)
+    assert as_trained(light, 44).unique().tolist() == [0.5]
 
 
 def test_rotation_turns_about_the_middle_within_its_angle() -> None:

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the training extra")
 
 from training.data import Dataset  # noqa: E402
-from training.models import Network, Normalise, Predictor, centre_crop  # noqa: E402
+from training.models import Network, Normalise, Predictor, as_trained  # noqa: E402
 from training.recipe import Model, OriginalCnnModel, ResNet50Model, SmallCnnModel, Vgg16Model  # noqa: E402  # noqa: E402
 
 HEADS = {"fer2013": 7, "ferplus": 8}
@@ -98,7 +98,8 @@ def test_a_predictor_crops_scales_and_divides_by_its_temperature() -> None:
     faces = torch.randint(0, 256, (3, 48, 48, 1), dtype=torch.uint8)
     predictor = Predictor(network, "ferplus", 44, 2.0).eval()
     with torch.no_grad():
-        by_hand = network.logits(faces[:, 2:46, 2:46, 0][:, None] / 255, "ferplus")
+        shown = as_trained(faces.permute(0, 3, 1, 2) / 255, 44)
+        by_hand = network.logits(shown, "ferplus")
         assert torch.allclose(predictor(faces), torch.softmax(by_hand / 2, 1), atol=1e-6)
 
 
@@ -115,7 +116,7 @@ def test_the_network_learns_to_tell_seven_patterns_apart(tiny: Dataset) -> None:
     torch.manual_seed(0)
     network = Network(SMALL, {"fer2013": 7}, 44)
     training = tiny.split("Training")
-    pictures = centre_crop(torch.from_numpy(training.images)[:, None].float() / 255, 44)
+    pictures = as_trained(torch.from_numpy(training.images)[:, None].float() / 255, 44)
     labels = torch.from_numpy(training.labels)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
     for _ in range(12):
