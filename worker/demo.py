@@ -284,10 +284,10 @@ def _wait_for_worker(worker: _Worker, server: Server, stop: threading.Event) -> 
     while True:
         books = read_books(server, FEED)
         now = time.monotonic()
+        if stop.is_set():  # perhaps while the page was starting, which the worker may have outrun
+            raise KeyboardInterrupt
         if worker.has_feed and books.in_flight == 0:
             return books
-        if stop.is_set():
-            raise KeyboardInterrupt
         worker.check()
         if worker.has_feed or not books.owned:
             free_at = now

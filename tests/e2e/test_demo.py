@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import av
 import httpx
@@ -15,6 +17,7 @@ import pytest
 from tests.doubles import running_worker
 from tests.e2e.processes import SAMPLE, ended, mien, one_sentence, running, summary_of
 from tests.feeds import frame_of, jpeg, push_frames, wait_until
+from worker.demo import _wait_for_worker, _Worker
 from worker.wire.books import read_books
 from worker.wire.keys import FEEDS, FeedKeys
 from worker.wire.registry import register
@@ -137,6 +140,16 @@ def test_ctrl_c_before_the_worker_is_there(server: Server, server_url: str) -> N
     assert done.returncode == 130
     assert "summary" not in done.stdout
     assert read_books(server, "demo").offered == 0
+
+
+def test_ctrl_c_counts_where_the_worker_is_there_before_the_page(server: Server) -> None:
+    register(server, "demo")
+    worker = _Worker(cast("subprocess.Popen[str]", None), ["lease taken"])
+    stop = threading.Event()
+    assert _wait_for_worker(worker, server, stop).offered == 0
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        _wait_for_worker(worker, server, stop)
 
 
 def test_an_error_of_its_subscriber_ends_it(server: Server, server_url: str) -> None:
