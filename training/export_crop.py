@@ -3,10 +3,9 @@
     python -m training.export_crop [--out worker/emotion]
 
 Their references are ``worker.emotion.align.crop_faces`` and ``worker.emotion.quality.sharpness``.
-The graph that cuts takes its pixels from the table of
-sums in which the detector has found the faces, so that no picture goes to the device again, and a
-crop costs the same however large its face is. Along one axis each pixel of a crop is the mean of
-its picture between two places, a and b:
+The graph that cuts takes its pixels from the table of sums in which the detector has found the
+faces, so that no picture goes to the device again, and a crop costs the same however large its face
+is. Along one axis each pixel of a crop is the mean of its picture between two places, a and b:
 
 - made smaller, pixel i of n takes what the i-th of n parts of the square covers (INTER_AREA);
 - made larger, it is the mean of one pixel's length around its place (which is what INTER_LINEAR
@@ -130,9 +129,9 @@ def _stacked(g: Graph, *parts: str) -> str:
 
 
 def sharpness(g: Graph) -> None:
-    """``sharpness`` (k,) of ``crops`` (k, _JUDGED, _JUDGED, 1).
+    """``sharpness`` (k,) of ``crops`` (k, side, side, 1), as worker.emotion.quality.JUDGED says.
 
-    worker.emotion.quality.sharpness; sums serve for means, of which it is a ratio.
+    It is a ratio of two means over the same pixels, so their sums serve as well.
     """
     crops = g.input("crops", TensorProto.UINT8, "k", _JUDGED, _JUDGED, 1)
     grey = to_float(g, crops)

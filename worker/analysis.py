@@ -224,8 +224,8 @@ class Analyst:
             detected: for each picture whether all of it was searched.
         """
         model = self._classifier
-        # Where half has the pixels, it changes an answer as little as a box moved by one.
         form = Form(model.size, model.margin, model.colour)
+        # Where half has the pixels, it changes an answer as little as a box moved by one.
         needed = max(each.size / (1 + each.margin) for each in (form, JUDGED))
 
         def view(i: int) -> tuple[Image, Boxes]:

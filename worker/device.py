@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from worker.binding import Inputs, Kind, Rows, run
+from worker.binding import Inputs, Kind, Rows, rounded, run
 from worker.errors import ModelError
 from worker.inference import Network
 from worker.records import Image
@@ -93,15 +93,15 @@ class Device:
         """One graph; see :func:`worker.binding.run`, and :func:`short_of_memory`."""
         return run(graph, inputs, self.kind, into)
 
-    def new(self, count: int, *rest: int) -> Rows:
-        """See ``Rows.new``. Held pictures make room for it.
+    def new_crops(self, count: int, *shape: int) -> Rows:
+        """See ``Rows.new``. Held pictures make room for them.
 
         Raises:
-            ModelError: the device's memory does not hold it.
+            ModelError: the device's memory does not hold them.
         """
         while True:
             try:
-                return Rows.new(self.kind, count, *rest)
+                return Rows.new(self.kind, count, *shape)
             except Exception as error:  # onnxruntime raises a dozen unrelated types here
                 if not short_of_memory(error):
                     raise
@@ -118,7 +118,7 @@ class Device:
         Raises:
             Exception: of onnxruntime; see :func:`short_of_memory`. So do those that follow.
         """
-        batch = np.zeros((2 ** (len(images) - 1).bit_length(), *images[0].shape), np.uint8)
+        batch = np.zeros((rounded(len(images)), *images[0].shape), np.uint8)
         for place, image in zip(batch, images, strict=False):
             place[...] = image
         return ort.OrtValue.ortvalue_from_numpy(batch, self.kind, 0)
@@ -193,8 +193,7 @@ class Device:
                         raise ModelError(
                             f"the device's memory does not hold one picture of {width}x{height}"
                         ) from None
-                    half = 2 ** ((len(some) - 1).bit_length() - 1)
-                    self._at_once = min(self._at_once, half)
+                    self._at_once = min(self._at_once, rounded(len(some)) // 2)
                     continue
                 again = False
                 results.update(zip(some, found, strict=True))

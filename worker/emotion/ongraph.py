@@ -72,7 +72,7 @@ class DeviceCropper:
     def cut(self, images: Sequence[Image], boxes: Sequence[Boxes], form: Form) -> Crops:
         """See ``Cropper``. Images that are not on the device are sent there."""
         counts = [len(some) for some in boxes]
-        pixels = self._device.new(sum(counts), *form.shape)
+        pixels = self._device.new_crops(sum(counts), *form.shape)
         filled = 0
 
         def add(some: Sequence[int]) -> list[tuple[npt.NDArray[np.int64], Sharpness]]:
