@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from worker.cores import Cores
+
+ALL = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+needs_two = pytest.mark.skipif(len(ALL) < 2, reason="needs two processors that can be told apart")
 
 
 class Meeting:
@@ -87,3 +93,68 @@ def test_what_fails_is_raised_and_the_others_are_done() -> None:
     with cores, pytest.raises(ValueError, match="item 1"):
         cores.map(work, range(6))
     assert sorted(done) == [0, 2, 4]
+
+
+def test_who_waits_for_others_leaves_its_core_to_a_third() -> None:
+    cores, both, third = Cores(2), threading.Barrier(2), threading.Event()
+    caller = threading.get_ident()
+
+    def compute() -> None:
+        with cores:
+            third.set()
+
+    def work(_: int) -> bool:
+        both.wait(10)  # each of the two has one
+        return threading.get_ident() == caller or third.wait(10)
+
+    with cores:
+        waiting = threading.Timer(0.1, compute)
+        waiting.start()
+        assert all(cores.map(work, range(2)))
+    waiting.join(10)
+
+
+def places(cores: Cores, count: int) -> list[set[int]]:
+    """Where each of ``count`` threads may run while all of them compute."""
+    found, all_there = [], threading.Barrier(count)
+
+    def compute() -> None:
+        with cores:
+            all_there.wait(10)
+            found.append(os.sched_getaffinity(0))
+            all_there.wait(10)
+        assert os.sched_getaffinity(0) == ALL
+
+    threads = [threading.Thread(target=compute) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return found
+
+
+@needs_two
+def test_threads_that_have_all_processors_have_one_each() -> None:
+    cores = Cores(len(ALL))
+    for _ in range(3):
+        assert sorted(places(cores, len(ALL)), key=min) == [{one} for one in sorted(ALL)]
+
+
+@needs_two
+@pytest.mark.parametrize("fewer", [1, -1])
+def test_where_there_are_other_processors_the_system_chooses(fewer: int) -> None:
+    count = len(ALL) - fewer
+    assert places(Cores(count), count) == [ALL] * count
+
+
+@needs_two
+def test_another_process_computes_where_the_thread_that_waits_for_it_would() -> None:
+    cores = Cores(len(ALL))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        with cores:
+            cores.lend(process.pid)
+            assert os.sched_getaffinity(process.pid) == os.sched_getaffinity(0) != ALL
+        cores.lend(process.pid)
+        assert os.sched_getaffinity(process.pid) == ALL
+        process.communicate(b"\n")
+    cores.lend(process.pid)  # it has ended: nothing to do
