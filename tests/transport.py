@@ -38,6 +38,7 @@ from tests.doubles import OneFace, running_worker
 from tests.feeds import START, push_frames, wait_until
 from worker.capture.writer import Writer
 from worker.records import Detections, Encoding, Frame, Image
+from worker.usage import cpu_s
 from worker.wire.books import read_all_books
 from worker.wire.codec import encode_frame
 from worker.wire.keys import CONSUMER, GROUP
@@ -49,7 +50,6 @@ FEEDS = tuple(f"feed{i}" for i in range(8))
 _WRITERS = 2
 _AT_ONCE = 16
 _WAITING = 200
-_TICKS = os.sysconf("SC_CLK_TCK")
 _processes = multiprocessing.get_context("spawn")
 
 
@@ -152,16 +152,6 @@ def running(targets: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> I
         for process in started:
             process.join(timeout=20)
             process.kill()
-
-
-def cpu_s(pids: Sequence[int]) -> float:
-    """CPU time of these processes so far, in seconds."""
-    total = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-            fields = stat.read().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
 
 
 def measure(

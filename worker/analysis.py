@@ -61,6 +61,7 @@ def load_models(
         provider=settings.provider,
         engine_cache=settings.engine_cache,
         cores=cores,
+        pooled=True,
     )
     # One thread: a few faces at a time are classified faster by one than by two.
     classifier = load_classifier(

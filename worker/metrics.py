@@ -5,6 +5,7 @@ What all feeds have in common, with or without a worker, :mod:`worker.operate.ex
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from worker import usage
 from worker.errors import ServerError
 from worker.records import ModelInfo
 
@@ -102,6 +104,8 @@ class Metrics:
             ["role", "name", "version", "digest"],
             registry=registry,
         )
+        if usage.TOLD:
+            registry.register(_Usage())
 
     def hold(self, feeds: set[str]) -> None:
         """These feeds are ours now; the series of those that were end, so that labels stay few."""
@@ -167,6 +171,24 @@ class Metrics:
             yield
         finally:
             self.stage.labels(stage).observe(time.perf_counter() - start)
+
+
+class _Usage(Collector):
+    """What the worker takes with the processes that it has started, which prometheus_client's own
+    metrics of the process leave out."""
+
+    def collect(self) -> Iterator[Metric]:
+        pids = usage.family(os.getpid())
+        yield CounterMetricFamily(
+            "mien_worker_cpu_seconds",
+            "Processor time of this worker and the processes that detect faces for it.",
+            usage.cpu_s(pids),
+        )
+        yield GaugeMetricFamily(
+            "mien_worker_memory_bytes",
+            "Their resident memory, added; what they share counts in each.",
+            usage.resident_bytes(pids),
+        )
 
 
 class _Backlog(Collector):

@@ -198,8 +198,8 @@ def _rows() -> dict[str, list[Any]]:
             ),
             lines(
                 "Cores busy",
-                "Processor time a second, of all threads.",
-                [(f"rate(process_cpu_seconds_total{{{WORKERS}}}{RATE})", "{{instance}}")],
+                "Processor time a second, of all processes of a worker.",
+                [(f"rate(mien_worker_cpu_seconds_total{{{WORKERS}}}{RATE})", "{{instance}}")],
             ),
             lines(
                 "Seconds a batch spends in each step",
@@ -235,8 +235,8 @@ def _rows() -> dict[str, list[Any]]:
             ),
             lines(
                 "Memory",
-                "Resident.",
-                [(f"process_resident_memory_bytes{{{WORKERS}}}", "{{instance}}")],
+                "Resident; what the processes of a worker share counts in each.",
+                [(f"mien_worker_memory_bytes{{{WORKERS}}}", "{{instance}}")],
                 unit="bytes",
             ),
             lines(

@@ -92,7 +92,7 @@ def test_what_must_be_shown_is_shown() -> None:
         "mien_stage_seconds_sum",
         "mien_batch_frames_sum",
         "mien_batch_faces_sum",
-        "process_cpu_seconds_total",
+        "mien_worker_cpu_seconds_total",
     }
     variables = {one["name"] for one in dashboard("mien")["templating"]["list"]}
     assert variables == {"datasource", "server", "feed", "worker"}

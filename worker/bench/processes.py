@@ -12,18 +12,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from worker import usage
 from worker.bench.figures import Buckets
 from worker.errors import MienError
 
 _START_S = 120.0
-_PROC = Path("/proc")
 # What we say ourselves to each worker; the rest of the environment holds as it is.
 _OURS = (
     "MIEN_REDIS", "MIEN_FEEDS", "MIEN_METRICS_PORT", "MIEN_METRICS_HOST",
@@ -33,22 +32,8 @@ _OURS = (
 
 def check_system() -> None:
     """Raises MienError where the kernel does not tell what a process takes."""
-    if not (_PROC / "self" / "status").exists():
+    if not usage.TOLD:
         raise MienError(f"mien bench reads /proc, which {platform.system()} does not have")
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of the process so far, in seconds."""
-    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_bytes(pid: int) -> int:
-    """Greatest resident size that the process has had."""
-    for line in (_PROC / str(pid) / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise MienError(f"the kernel does not tell the memory of process {pid}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +130,9 @@ class Worker:
     """URL of its /metrics."""
 
     @property
-    def pid(self) -> int:
-        return self.child.process.pid
+    def pids(self) -> list[int]:
+        """The worker's, and those of the processes that detect faces for it."""
+        return usage.family(self.child.process.pid)
 
     def stages(self) -> dict[str, Timing]:
         """Stage -> what ``mien_stage_seconds`` says of it up to now."""

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from worker.bench.figures import warm_up
 from worker.bench.pictures import Clip
-from worker.bench.processes import Timing, Worker, child, cpu_s, peak_bytes, worker_process
+from worker.bench.processes import Timing, Worker, child, worker_process
 from worker.capture.writer import Writer
 from worker.embedded import embedded
 from worker.errors import MienError, ServerError
 from worker.records import Encoding, Frame, FrameEvent
 from worker.subscribe.events import events
+from worker.usage import cpu_s, peak_bytes
 from worker.wire.books import Books, read_all_books
 from worker.wire.registry import register
 from worker.wire.server import Server
@@ -44,7 +45,7 @@ class Filled:
 
     events: list[FrameEvent]
     peak_bytes: int
-    """Of the worker, with its start."""
+    """Of the worker's processes, each with its start, added."""
     frames: int
     """After the warm-up; what follows belongs to these."""
     worker_cpu_s: float
@@ -100,7 +101,7 @@ def filled(
             first, stages_before = _look(server, worker, names), worker.stages()
             _until(lambda: not _sum(server, names).in_flight, worker)
             last, stages = _look(server, worker, names), worker.stages()
-            peak = peak_bytes(worker.pid)
+            peak = peak_bytes(worker.pids)
         found = list(events(redis=url, since="start", follow=False))
     if len(found) != total:
         raise MienError(f"{total - len(found)} of {total} frames came to no event")
@@ -226,7 +227,7 @@ def _fill(server: Server, feed: str, clip: Clip) -> None:
 
 def _look(server: Server, worker: Worker, feeds: Sequence[str]) -> _Look:
     pid = server.command("INFO", "server")["process_id"]
-    return _Look(time.monotonic(), _sum(server, feeds), cpu_s(worker.pid), cpu_s(pid))
+    return _Look(time.monotonic(), _sum(server, feeds), cpu_s(worker.pids), cpu_s([pid]))
 
 
 def _sum(server: Server, feeds: Sequence[str]) -> Books:

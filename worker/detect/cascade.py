@@ -18,7 +18,7 @@ from worker.detect.boxes import shift, sides, square, windows
 from worker.detect.nms import covered, nms_by_group, nms_of_smaller
 from worker.detect.propose import Candidates, Pyramid, propose
 from worker.detect.resample import Sampler
-from worker.records import Detections, Floats, Image
+from worker.records import Detections, Floats, Image, ModelInfo
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,6 +45,7 @@ class Cascade:
     pnet: ort.InferenceSession
     rnet: ort.InferenceSession
     onet: ort.InferenceSession
+    info: ModelInfo
     pyramid: Pyramid
     thresholds: tuple[float, float, float]
     """Probability that a candidate needs to pass each network."""

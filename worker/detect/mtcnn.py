@@ -20,6 +20,7 @@ from worker.detect.boxes import CELL
 from worker.detect.cascade import Cascade
 from worker.detect.nms import nms_operator
 from worker.detect.ongraph import GraphDetector, check_pictures, load_graph_detector
+from worker.detect.pool import DetectionPool
 from worker.detect.propose import Pyramid
 from worker.detect.resample import AreaSampler, Sampler, TableMemory
 from worker.errors import ModelError, SettingsError
@@ -50,6 +51,7 @@ def load_detector(
     factor: float = 0.709,
     exact: bool = False,
     cores: Cores | None = None,
+    pooled: bool = False,
     provider: Provider = "auto",
     engine_cache: Path | None = None,
     folder: Path = Path(__file__).parent,
@@ -68,6 +70,8 @@ def load_detector(
             0.94.
         cores: on which groups of pictures are searched side by side, where the networks run on the
             CPU; None for one.
+        pooled: whether, of several cores, each has a process for it (``DetectionPool``). They start
+            now, and end with ours.
         provider: where the networks run.
         engine_cache: where TensorRT keeps what it has built; None for the user's cache folder.
         folder: where pnet.onnx, rnet.onnx and onet.onnx are.
@@ -75,7 +79,7 @@ def load_detector(
 
     Raises:
         SettingsError: a value that makes no sense, named; or CUDA was asked for and is not there.
-        ModelError: a file is missing, corrupt, or not one of MTCNN's.
+        ModelError: a file is missing, corrupt, or not one of MTCNN's; or a process does not start.
     """
     if not min_face >= CELL:
         raise SettingsError(f"min_face must be {CELL} pixels or more, not {min_face}")
@@ -83,6 +87,42 @@ def load_detector(
         raise SettingsError(f"thresholds must be three numbers between 0 and 1, not {thresholds}")
     if not 0.1 <= factor <= 0.95:
         raise SettingsError(f"factor must be between 0.1 and 0.95, not {factor}")
+    pnet = open_network(folder / "pnet.onnx", provider=provider, engine_cache=engine_cache)
+    if not pnet.on_cpu:
+        return load_graph_detector(
+            pyramid=Pyramid(min_face, factor),
+            thresholds=thresholds,
+            provider=provider,
+            engine_cache=engine_cache,
+            folder=folder / "graphs",
+        )
+    load = partial(
+        load_cascade,
+        pyramid=Pyramid(min_face, factor),
+        thresholds=thresholds,
+        alike=(1.0, 1.0) if exact else _ALIKE,
+        folder=folder,
+        sampler=sampler,
+    )
+    cores = cores or Cores()
+    cascade = load()  # first of all, so that what is wrong with a file is told once
+    pool = DetectionPool(cores, load) if pooled and cores.count > 1 else None
+    return FaceDetector(cascade, cores, pool)
+
+
+def load_cascade(
+    *,
+    pyramid: Pyramid,
+    thresholds: tuple[float, float, float],
+    alike: tuple[float, float],
+    folder: Path,
+    sampler: Callable[[Sequence[Image]], Sampler] | None,
+) -> Cascade:
+    """Open the three networks on the CPU; arguments are those of the cascade, or ``load_detector``.
+
+    Raises:
+        ModelError: a file is missing, corrupt, or not one of MTCNN's.
+    """
     # Nothing that OpenCV does here gains from threads, and its pool would compete with ONNX
     # Runtime's. The setting holds for the whole process.
     cv2.setNumThreads(1)
@@ -90,19 +130,9 @@ def load_detector(
     for stage in ("pnet", "rnet", "onet"):
         # Calls side by side use the cores better than threads inside a call of so small a network,
         # where only the large layers gain.
-        network = open_network(
-            folder / f"{stage}.onnx", provider=provider, threads=1, engine_cache=engine_cache
-        )
+        network = open_network(folder / f"{stage}.onnx", provider="cpu", threads=1)
         if network.metadata.get("name") != f"mtcnn-{stage}" or "version" not in network.metadata:
             raise ModelError(f"{folder / stage}.onnx is not MTCNN's {stage}: its metadata differs")
-        if not network.on_cpu:
-            return load_graph_detector(
-                pyramid=Pyramid(min_face, factor),
-                thresholds=thresholds,
-                provider=provider,
-                engine_cache=engine_cache,
-                folder=folder / "graphs",
-            )
         networks.append(network)
     versions = {network.metadata["version"] for network in networks}
     if len(versions) != 1:
@@ -110,29 +140,30 @@ def load_detector(
     nms_operator()  # so that what is wrong with it is told now
     digest = hashlib.sha256("".join(network.digest for network in networks).encode()).hexdigest()
     pnet, rnet, onet = (network.session for network in networks)
-    cascade = Cascade(
+    return Cascade(
         pnet,
         rnet,
         onet,
-        pyramid=Pyramid(min_face, factor),
+        info=ModelInfo(name="mtcnn", version=versions.pop(), digest=digest[:16]),
+        pyramid=pyramid,
         thresholds=thresholds,
-        alike=(1.0, 1.0) if exact else _ALIKE,
+        alike=alike,
         sampler=sampler or partial(AreaSampler, memory=TableMemory()),
     )
-    info = ModelInfo(name="mtcnn", version=versions.pop(), digest=digest[:16])
-    return FaceDetector(cascade, info, cores or Cores())
 
 
 class FaceDetector:
     """Finds faces in batches of pictures. Made by ``load_detector``; holds no state of a feed.
 
-    Groups of pictures go through the cascade side by side, one thread each: inside one picture's
+    Groups of pictures go through the cascade side by side, one core each: inside one picture's
     steps two threads wait for each other more than they gain. Several threads may call at once.
     """
 
-    def __init__(self, cascade: Cascade, info: ModelInfo, cores: Cores) -> None:
-        self.info = info
+    def __init__(self, cascade: Cascade, cores: Cores, pool: DetectionPool | None = None) -> None:
+        """``pool``: where pictures are searched for faces; None: in our own process."""
+        self.info = cascade.info
         self._cascade = cascade
+        self._pool = pool
         self._likely = cascade.thresholds[0]
         self._cores = cores
 
@@ -161,8 +192,9 @@ class FaceDetector:
         ]
         chosen = [images[i] for i in large]
         sizes = [image.shape[0] * image.shape[1] for image in chosen]
+        searching = self._pool or self._cascade
         found = self._cores.map(
-            lambda some: self._cascade.detect(chosen[some], likely), runs(sizes, _PIXELS_TOGETHER)
+            lambda some: searching.detect(chosen[some], likely), runs(sizes, _PIXELS_TOGETHER)
         )
         for i, faces in zip(large, (faces for group in found for faces in group), strict=True):
             results[i] = faces

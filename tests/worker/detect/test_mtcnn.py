@@ -300,12 +300,13 @@ def test_a_candidate_outside_the_picture_takes_only_itself_away():
         FakePNet(),
         FakeLater(landmarks=False),
         FakeLater(landmarks=True),
+        info=ModelInfo("fake", "0", "0" * 16),
         pyramid=propose.Pyramid(40, 0.709),
         thresholds=(0.6, 0.7, 0.7),
         alike=(0.5, 0.5),
         sampler=lambda images: AreaSampler(images, TableMemory()),
     )
-    detector = FaceDetector(steps, ModelInfo("fake", "0", "0" * 16), Cores())
+    detector = FaceDetector(steps, Cores())
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[:, 200:] = 255
     faces = detector.detect([picture])[0]
