@@ -150,7 +150,7 @@ def worker_command(
         Provider | None,
         typer.Option(help="Where the networks run; auto: on a GPU if one is there."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the networks.")] = None,
+    threads: Annotated[int | None, typer.Option(help="How many cores to use.")] = None,
     min_face: Annotated[int | None, typer.Option(help="Smallest face, in pixels.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames analysed together.")] = None,
     detect_every: Annotated[

@@ -63,6 +63,8 @@ class WorkerSettings(BaseSettings):
     engine_cache: Path | None = None
     """Where TensorRT keeps the engines that it builds; None: in the user's cache folder."""
     threads: int = Field(default_factory=cores, ge=1, le=256)
+    """So many cores are used at once. If there are several, faces are detected by as many processes
+    beside the worker's own."""
     min_face: int = Field(default=40, ge=12)
     """Side of the smallest face that is looked for, in pixels."""
     face_thresholds: Annotated[tuple[float, float, float], NoDecode, _FromCommas] = (0.6, 0.7, 0.7)

@@ -44,7 +44,7 @@ def bench(
         typer.Option(help="facenet-pytorch: also the naive loop. Needs the training extra."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Threads of the worker's networks.")
+        int | None, typer.Option(min=1, max=256, help="Cores that the worker uses.")
     ] = None,
     feeds: Annotated[
         bool, typer.Option("--feeds", help="Find how many feeds one worker takes instead.")

@@ -29,7 +29,7 @@ def doctor(
     ] = None,
     model: Annotated[Path | None, typer.Option(help="ONNX classifier, as of mien worker.")] = None,
     provider: Annotated[Provider | None, typer.Option(help="Where the networks run.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the networks.")] = None,
+    threads: Annotated[int | None, typer.Option(help="How many cores to use.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a finding.")] = False,
 ) -> None:
     """Look at the server, this machine and the models, and say what to change. Writes nothing.
