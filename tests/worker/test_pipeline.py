@@ -120,7 +120,9 @@ def test_the_next_batch_is_detected_in_while_one_is_analysed(
     monkeypatch.setattr(outcomes.Outcomes, "of", analyse)
     push_frames(server, feed, 40)
     later.shut()
-    with running_worker(server_url, OneFace(seen.pass_through), batch_size=4, detect_every=1):
+    with running_worker(
+        server_url, OneFace(seen.pass_through), batch_size=4, batch_wait_ms=1000, detect_every=1
+    ):
         wait_until(lambda: read_books(server, feed).in_hand == 12)
         wait_until(lambda: sum(seen.calls) == 8)
         assert later.calls == [4]
