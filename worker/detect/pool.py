@@ -1,7 +1,8 @@
 """Full detection in processes of their own, so that it shares Python's lock with nobody.
 
 Its steps between the networks are many short calls, and each waits for the lock as long as the rest
-of the worker has it: on two cores that was a twentieth of all frames, and more with each core.
+of the worker has it: on two cores that cost one frame of sixteen, one of ten with full detection of
+every frame.
 
 A pool's processes live and die with the worker. They end when it does, however it does; and when
 one of them has ended, the pool serves no more, so that the worker ends as well: a picture at which
@@ -10,6 +11,7 @@ it crashes is then found by who had it in hand, as if it had crashed itself.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import queue
@@ -62,7 +64,7 @@ class DetectionPool:
         # The last one used comes first: its memory is in the caches.
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
         for process in self._processes:
-            self._answer(process)
+            process.started()
             self._idle.put(process)
 
     def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
@@ -77,74 +79,109 @@ class DetectionPool:
             if self._lost:
                 raise ModelError(self._lost)
             self._cores.lend(process.pid)
-            found = self._answer(process, images, likely)
+            return process.detect(images, likely)
+        except ModelError as error:
+            self._lost = str(error)
+            raise
         finally:
             self._idle.put(process)
-        return [Detections(*arrays) for arrays in found]
 
     def close(self) -> None:
         """End the processes; nobody may be calling."""
         for process in self._processes:
             process.end()
 
-    def _answer(self, process: _Process, *question: Any) -> Any:
-        try:
-            if question:
-                process.ask(*question)
-            answer = process.connection.recv()
-        except (EOFError, OSError):
-            self._lost = f"a process that detects faces has ended: {process.end()}"
-            raise ModelError(self._lost) from None
-        if isinstance(answer, str):
-            raise RuntimeError(answer)
-        return answer
-
 
 class _Process:
     """One of the processes, seen from ours. Pictures go through memory that both map."""
 
     def __init__(self, load: Callable[[], Searching]) -> None:
-        self.connection, theirs = Pipe()
-        self._file = _memory_file()
-        self._memory: mmap.mmap | None = None
+        self._connection, theirs = Pipe()
+        self._memory = _Memory()
         self._process = subprocess.Popen(
             [
                 sys.executable, "-c", _PROGRAM.format(path=sys.path),
-                str(theirs.fileno()), str(self._file),
+                str(theirs.fileno()), str(self._memory.file),
             ],
             # It reads this to its end, which is ours.
             stdin=subprocess.PIPE,
-            pass_fds=(theirs.fileno(), self._file),
+            pass_fds=(theirs.fileno(), self._memory.file),
             # In a group of its own: Ctrl-C is for us, who end it when all is settled.
             process_group=0,
         )  # fmt: skip
         theirs.close()
-        self.connection.send(load)
+        with suppress(ConnectionError):  # it has ended: it will not answer
+            self._connection.send(load)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, images: Sequence[Image], likely: float) -> None:
-        needed = sum(image.nbytes for image in images)
-        if self._memory is None or len(self._memory) < needed:
-            os.ftruncate(self._file, needed)
-            self._memory = mmap.mmap(self._file, needed)
+    def started(self) -> None:
+        """Wait until it has loaded what it needs, or raise ModelError."""
+        self._answer()
+
+    def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
         shapes = [image.shape for image in images]
-        for place, image in zip(_pictures(self._memory, shapes), images, strict=True):
+        self._memory.hold(sum(image.nbytes for image in images))
+        for place, image in zip(self._memory.pictures(shapes), images, strict=True):
             place[:] = image
-        self.connection.send((len(self._memory), shapes, likely))
+        return [Detections(*arrays) for arrays in self._answer((shapes, likely))]
 
     def end(self) -> str:
         """Make sure that it has ended; how it did."""
-        self.connection.close()
-        with self._process as process:  # closes its input
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        if self._process.returncode is None:
+            self._connection.close()
+            self._memory.close()
+            with self._process as process:  # closes its input
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
         code = self._process.returncode
         return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def _answer(self, *questions: Any) -> Any:
+        try:
+            for question in questions:
+                self._connection.send(question)
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise ModelError(f"a process that detects faces has ended: {self.end()}") from None
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
+
+
+class _Memory:
+    """Memory for pictures, in a file without a name that two processes map."""
+
+    def __init__(self, file: int | None = None) -> None:
+        """``file``: the descriptor of the other process's; None: a new one."""
+        self.file = _nameless_file() if file is None else file
+        self._map: mmap.mmap | None = None
+
+    def hold(self, size: int) -> None:
+        """See to it that it has so many bytes at least."""
+        size = max(size, 1)  # nothing cannot be mapped
+        if self._map is None or len(self._map) < size:
+            if os.fstat(self.file).st_size < size:
+                os.ftruncate(self.file, size)
+            self._map = mmap.mmap(self.file, 0)
+
+    def pictures(self, shapes: Sequence[tuple[int, ...]]) -> list[Image]:
+        """Pictures of these shapes, one behind the other; it holds as much."""
+        assert self._map is not None
+        pictures, at = [], 0
+        for shape in shapes:
+            count = math.prod(shape)
+            pictures.append(np.frombuffer(self._map, np.uint8, count, at).reshape(shape))
+            at += count
+        return pictures
+
+    def close(self) -> None:
+        os.close(self.file)
+        self._map = None
 
 
 def serve() -> None:
@@ -154,19 +191,17 @@ def serve() -> None:
         signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_input, daemon=True).start()
     with suppress(EOFError, ConnectionError):  # our end
-        _answer_all(Connection(int(sys.argv[1])), int(sys.argv[2]))
+        _answer_all(Connection(int(sys.argv[1])), _Memory(int(sys.argv[2])))
 
 
-def _answer_all(connection: Connection, file: int) -> None:
+def _answer_all(connection: Connection, memory: _Memory) -> None:
     search = connection.recv()().detect
     connection.send(None)
-    memory: mmap.mmap | None = None
     while True:
-        length, shapes, likely = connection.recv()
-        if memory is None or len(memory) < length:
-            memory = mmap.mmap(file, length)
+        shapes, likely = connection.recv()
+        memory.hold(sum(map(math.prod, shapes)))
         try:
-            found = search(_pictures(memory, shapes), likely)
+            found = search(memory.pictures(shapes), likely)
         except Exception as error:
             connection.send(repr(error))
         else:
@@ -181,18 +216,8 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _pictures(memory: mmap.mmap, shapes: Sequence[tuple[int, ...]]) -> list[Image]:
-    """Pictures of these shapes, one behind the other."""
-    pictures, at = [], 0
-    for shape in shapes:
-        count = int(np.prod(shape))
-        pictures.append(np.frombuffer(memory, np.uint8, count, at).reshape(shape))
-        at += count
-    return pictures
-
-
-def _memory_file() -> int:
-    """A file without a name, in memory where the system can: its descriptor."""
+def _nameless_file() -> int:
+    """Its descriptor. In memory, where the system can have it there."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("pictures")
     with tempfile.TemporaryFile() as file:

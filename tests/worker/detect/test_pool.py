@@ -24,6 +24,8 @@ from worker.detect.pool import DetectionPool
 from worker.errors import ModelError
 from worker.records import Detections, Image
 
+OPEN = Path("/dev/fd")
+
 
 class Shapes:
     """Says of each picture its size, its sum and who looked; some it does not get over."""
@@ -74,7 +76,7 @@ def ended(pid: int) -> bool:
 
 def test_pictures_of_any_size_come_whole_and_in_their_order() -> None:
     with pool(1) as one:
-        for sides in ([(3, 5)], [(40, 30), (1, 1), (300, 200)], [(2, 2), (200, 300)], []):
+        for sides in ([], [(3, 5)], [(40, 30), (1, 1), (300, 200)], [(2, 2), (200, 300)], []):
             images = [picture(*side) for side in sides]
             assert looked(one, *images) == [[h, w, 6 * h * w] for h, w in sides]
         part = picture(30, 40)[5:, 10:20]  # not contiguous
@@ -97,12 +99,14 @@ def test_what_fails_there_is_told_here_and_the_next_one_passes() -> None:
 
 
 def test_when_one_has_ended_the_pool_serves_no_more() -> None:
+    files = len(list(OPEN.iterdir()))
     with pool() as two:
         with pytest.raises(ModelError, match="has ended: exit status 3"):
             two.detect([picture(3, 3)], 1)
         for _ in range(3):  # the other one is not asked
             with pytest.raises(ModelError, match="has ended: exit status 3"):
                 two.detect([picture(3, 3)], 0.5)
+    assert len(list(OPEN.iterdir())) == files, "something is still open"
 
 
 def test_one_that_was_killed_is_told_by_its_signal() -> None:
