@@ -29,7 +29,7 @@ from rich.table import Table
 from worker.bench.pictures import load_clip, size_of
 from worker.config import cores
 from worker.cores import Cores
-from worker.detect.mtcnn import load_detector
+from worker.detect.mtcnn import Detector, load_detector
 from worker.detect.ongraph import GraphDetector, load_graph_detector
 from worker.detect.propose import Pyramid
 from worker.records import Image, Provider
@@ -48,11 +48,16 @@ def decoded(jpeg: bytes) -> Image:
     return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
+def as_a_worker() -> Detector:
+    """The detector on the CPU, as a worker has it there."""
+    return load_detector(provider="cpu", min_face=MIN_FACE, cores=Cores(cores()), pooled=True)
+
+
 def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], object]:
     """One round over ``images``, which lie where the provider works."""
     groups = in_groups(images)
     if provider == "cpu":
-        on_cpu = load_detector(provider="cpu", min_face=MIN_FACE, cores=Cores(cores()))
+        on_cpu = as_a_worker()
         return lambda: [on_cpu.detect(group) for group in groups]
     detector = graphs(provider)
     there = [detector.device.put(group) for group in groups]
@@ -62,7 +67,7 @@ def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], objec
 def from_jpeg(provider: Provider, jpegs: Sequence[bytes]) -> Callable[[], object]:
     """One round over ``jpegs``, each decoded to RGB."""
     if provider == "cpu":
-        detect = load_detector(provider="cpu", min_face=MIN_FACE, cores=Cores(cores())).detect
+        detect = as_a_worker().detect
     else:
         detect = graphs(provider).detect
 

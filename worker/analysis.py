@@ -208,6 +208,8 @@ class Analyst:
             (faces,) = self._detector.detect([picture])
             crops = self._crops([FramePicture.of(picture)], [faces], [True])
             probabilities = crops.classified(self._classifier.classify)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"the models do not work here: {error!r}") from error
         if not len(probabilities):

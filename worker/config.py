@@ -21,9 +21,16 @@ _FromCommas = BeforeValidator(
 """In the environment a list is written with commas: MIEN_FEEDS=hall,door."""
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(control: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many cores' time this process gets; ``control``: where a container's limit is written."""
+    there = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = control.read_text().split()
+        return min(there, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or its quota is "max"
+        return there
 
 
 def secrets_from_files() -> None:
@@ -63,8 +70,9 @@ class WorkerSettings(BaseSettings):
     engine_cache: Path | None = None
     """Where TensorRT keeps the engines that it builds; None: in the user's cache folder."""
     threads: int = Field(default_factory=cores, ge=1, le=256)
-    """So many cores are used at once. If there are several, faces are detected by as many processes
-    beside the worker's own."""
+    """So many cores are used at once. If there are several, and no GPU, faces are detected by as
+    many processes beside the worker's own; and if they are all that it may use, each thread that
+    computes keeps to one of them."""
     min_face: int = Field(default=40, ge=12)
     """Side of the smallest face that is looked for, in pixels."""
     face_thresholds: Annotated[tuple[float, float, float], NoDecode, _FromCommas] = (0.6, 0.7, 0.7)

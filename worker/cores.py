@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,25 +18,31 @@ Result = TypeVar("Result")
 class Cores:
     """So many threads may compute at once, whichever they are.
 
-    ``with cores:`` waits for a core, and has it for the block.
-
-    If these are all the processors that our process may use, each thread stays on one that no
-    other has. Otherwise that is the system's choice, and ours would be the worse one: others
-    compute there, too.
+    ``with cores:`` waits for a core, and has it for the block; a thread has one at a time.
     """
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
         self._free = threading.Semaphore(count)
         self._helpers = ThreadPoolExecutor(count - 1, "helper") if count > 1 else None
-        self._places = _Places(count)
         self._mine = threading.local()
+        self._places: _Places | None = None
+
+    def keep_apart(self) -> None:
+        """From now on each thread that computes has a processor to itself, if these are all.
+
+        If the process may use others, the system chooses as before: it has room to choose from.
+        Threads that are begun by one that computes begin where that is.
+        """
+        every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        if len(every) == self.count > 1:
+            self._places = _Places(every)
 
     def __enter__(self) -> None:
         self._free.acquire()
-        if not self._held:
+        self._mine.has = True
+        if self._places:
             self._places.take()
-        self._mine.held = self._held + 1
 
     def __exit__(
         self,
@@ -44,9 +50,9 @@ class Cores:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._mine.held = self._held - 1
-        if not self._held:
+        if self._places:
             self._places.leave()
+        self._mine.has = False
         self._free.release()
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -74,18 +80,13 @@ class Cores:
 
     def lend(self, process: int) -> None:
         """Another process computes in place of the calling thread, which waits for it."""
-        self._places.lend(process)
-
-    @property
-    def _held(self) -> int:
-        """How many cores the calling thread has."""
-        held: int = getattr(self._mine, "held", 0)
-        return held
+        if self._places:
+            self._places.lend(process)
 
     @contextmanager
     def _without(self) -> Iterator[None]:
         """The calling thread's core, if it has one, is free for the block."""
-        if not self._held:
+        if not getattr(self._mine, "has", False):
             yield
             return
         self.__exit__(None, None, None)
@@ -104,51 +105,50 @@ class Cores:
 
 
 class _Places:
-    """Processors, for threads to compute on, one each; none if there are others than these.
+    """Processors, for threads to compute on, one each.
 
     A kernel mostly wakes a thread where it ran last. Of two virtual processors it left one idle for
     15 ms at a time while two of our threads took turns on the other, as its trace showed.
     """
 
-    def __init__(self, count: int) -> None:
-        # Not every system has processors that can be told apart.
-        self._every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        self._free = set(self._every) if len(self._every) == count > 1 else set()
+    def __init__(self, every: set[int]) -> None:
+        self._every = every
+        # Another worker on this machine is to begin with another one.
+        first = os.getpid() % len(every)
+        self._free = [*sorted(every)[first:], *sorted(every)[:first]]
         self._changing = threading.Lock()
         self._mine = threading.local()
 
     def take(self) -> None:
-        """Keep the calling thread on one that is free: its last one, if that is."""
+        """Keep the calling thread on one that is free: on its last one, if that is."""
         last = getattr(self._mine, "last", None)
         with self._changing:
-            if not self._free:
-                return
-            place = last if last in self._free else min(self._free)
-            self._free.remove(place)
-        self._mine.taken, self._mine.last = place, place
-        self._stay(0, {place})
+            place = last if last in self._free else next(iter(self._free), None)
+            if place is not None:
+                self._free.remove(place)
+        self._mine.taken = place
+        if place is not None:
+            self._mine.last = place
+            _keep(0, {place})
 
     def leave(self) -> None:
         """Let the calling thread go anywhere."""
-        place = getattr(self._mine, "taken", None)
-        if place is None:
-            return
-        self._mine.taken = None
-        self._stay(0, self._every)
-        with self._changing:
-            self._free.add(place)
+        place, self._mine.taken = getattr(self._mine, "taken", None), None
+        if place is not None:
+            _keep(0, self._every)
+            with self._changing:
+                self._free.append(place)
 
     def lend(self, process: int) -> None:
         """Keep another process where the calling thread is."""
         place = getattr(self._mine, "taken", None)
-        self._stay(process, self._every if place is None else {place})
+        _keep(process, self._every if place is None else {place})
 
-    def _stay(self, who: int, where: set[int]) -> None:
-        try:
-            if where:
-                os.sched_setaffinity(who, where)
-        except OSError:
-            pass  # it has ended, or the processors were taken from us: then anywhere is right
+
+def _keep(process: int, processors: set[int]) -> None:
+    # It may have ended, or a processor have been taken from us: then anywhere is right.
+    with suppress(OSError):
+        os.sched_setaffinity(process, processors)
 
 
 def _next(work: Callable[[Item], Result], todo: deque[tuple[Item, Future[Result]]]) -> bool:

@@ -179,15 +179,20 @@ class _Usage(Collector):
 
     def collect(self) -> Iterator[Metric]:
         pids = usage.family(os.getpid())
+        try:
+            cpu_s, resident_bytes = usage.cpu_s(pids), usage.resident_bytes(pids)
+        except OSError:  # one of them has just ended, and the worker will
+            return
         yield CounterMetricFamily(
             "mien_worker_cpu_seconds",
             "Processor time of this worker and the processes that detect faces for it.",
-            usage.cpu_s(pids),
+            cpu_s,
         )
         yield GaugeMetricFamily(
             "mien_worker_memory_bytes",
-            "Their resident memory, added; what they share counts in each.",
-            usage.resident_bytes(pids),
+            "Resident memory of this worker and the processes that detect faces for it, added; "
+            "what they share counts in each.",
+            resident_bytes,
         )
 
 

@@ -17,6 +17,15 @@ def test_given_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) 
     assert (settings.min_face, settings.batch_size, settings.threads) == (60, 5, cores())
 
 
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    control = tmp_path / "cpu.max"
+    without = cores(control)
+    control.write_text("100000 100000\n")
+    assert cores(control) == 1
+    control.write_text("max 100000\n")
+    assert cores(control) == without
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("threads", 0), ("min_face", 5), ("provider", "abacus"), ("batch_size", "many")],

@@ -33,6 +33,25 @@ class Meeting:
         return -item
 
 
+def places(cores: Cores, count: int) -> list[set[int]]:
+    """Where each of ``count`` threads may run while all of them compute."""
+    found, all_there = [], threading.Barrier(count)
+
+    def compute() -> None:
+        with cores:
+            all_there.wait(10)
+            found.append(os.sched_getaffinity(0))
+            all_there.wait(10)
+        assert os.sched_getaffinity(0) == ALL
+
+    threads = [threading.Thread(target=compute) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return found
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize("items", [0, 1, 2, 20])
 def test_each_item_has_its_result_in_its_place(count: int, items: int) -> None:
@@ -73,12 +92,22 @@ def test_no_more_compute_than_there_are_cores(count: int) -> None:
 
 
 def test_whoever_has_a_core_waits_for_no_other() -> None:
-    cores = Cores(2)
-    with cores, cores:  # the second is another thread's, which keeps it
+    cores, mapped, both = Cores(2), threading.Event(), threading.Barrier(2)
+
+    def keep() -> None:
+        with cores:
+            both.wait(10)
+            assert mapped.wait(10)
+
+    other = threading.Thread(target=keep)
+    other.start()
+    both.wait(10)
+    with cores:
         assert cores.map(lambda item: -item, range(20)) == [-item for item in range(20)]
+    mapped.set()
+    other.join(10)
     # And whoever wanted to help gives the core back.
-    with cores, cores:
-        pass
+    assert places(cores, 2) == [ALL] * 2
 
 
 def test_what_fails_is_raised_and_the_others_are_done() -> None:
@@ -105,37 +134,20 @@ def test_who_waits_for_others_leaves_its_core_to_a_third() -> None:
 
     def work(_: int) -> bool:
         both.wait(10)  # each of the two has one
-        return threading.get_ident() == caller or third.wait(10)
+        if threading.get_ident() == caller:
+            return True
+        threading.Thread(target=compute).start()
+        return third.wait(10)
 
     with cores:
-        waiting = threading.Timer(0.1, compute)
-        waiting.start()
         assert all(cores.map(work, range(2)))
-    waiting.join(10)
-
-
-def places(cores: Cores, count: int) -> list[set[int]]:
-    """Where each of ``count`` threads may run while all of them compute."""
-    found, all_there = [], threading.Barrier(count)
-
-    def compute() -> None:
-        with cores:
-            all_there.wait(10)
-            found.append(os.sched_getaffinity(0))
-            all_there.wait(10)
-        assert os.sched_getaffinity(0) == ALL
-
-    threads = [threading.Thread(target=compute) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    return found
 
 
 @needs_two
 def test_threads_that_have_all_processors_have_one_each() -> None:
     cores = Cores(len(ALL))
+    assert places(cores, len(ALL)) == [ALL] * len(ALL), "unasked"
+    cores.keep_apart()
     for _ in range(3):
         assert sorted(places(cores, len(ALL)), key=min) == [{one} for one in sorted(ALL)]
 
@@ -143,13 +155,15 @@ def test_threads_that_have_all_processors_have_one_each() -> None:
 @needs_two
 @pytest.mark.parametrize("fewer", [1, -1])
 def test_where_there_are_other_processors_the_system_chooses(fewer: int) -> None:
-    count = len(ALL) - fewer
-    assert places(Cores(count), count) == [ALL] * count
+    cores = Cores(len(ALL) - fewer)
+    cores.keep_apart()
+    assert places(cores, cores.count) == [ALL] * cores.count
 
 
 @needs_two
 def test_another_process_computes_where_the_thread_that_waits_for_it_would() -> None:
     cores = Cores(len(ALL))
+    cores.keep_apart()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         with cores:
             cores.lend(process.pid)

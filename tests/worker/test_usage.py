@@ -32,10 +32,17 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
 
 
 def test_a_family_is_a_process_and_those_it_has_started() -> None:
-    before = family(os.getpid())
-    assert before[0] == os.getpid()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        assert set(family(os.getpid())) - set(before) == {child.pid}
-        assert cpu_s([*US, child.pid]) >= cpu_s(US)
+    code = "sum(range(10**7)); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        first, *others = family(os.getpid())
+        assert first == os.getpid()
+        assert child.pid in others
+        assert cpu_s([child.pid]) >= 0.01
+        assert cpu_s([child.pid, child.pid]) >= 2 * cpu_s([child.pid])
+        assert resident_bytes([child.pid, *US]) > resident_bytes([child.pid]) > 0
         child.communicate(b"\n")
-    assert family(os.getpid()) == before
+    assert child.pid not in family(os.getpid())

@@ -1,4 +1,4 @@
-"""A worker as a process of its own, and what the system tells of processes."""
+"""A worker as a process of its own, and other children that live as long as they are needed."""
 
 from __future__ import annotations
 

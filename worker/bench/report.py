@@ -232,7 +232,7 @@ class ManyFaces(_Record):
     ms_per_frame_of_few: Spread
     ms_per_frame_of_many: Spread
     ms_per_extra_face: Spread
-    """On the wall, all of the worker's threads at work."""
+    """On the wall, all of the worker's cores at work."""
     cpu_ms_per_extra_face: Spread
 
 

@@ -87,6 +87,9 @@ def load_detector(
         raise SettingsError(f"thresholds must be three numbers between 0 and 1, not {thresholds}")
     if not 0.1 <= factor <= 0.95:
         raise SettingsError(f"factor must be between 0.1 and 0.95, not {factor}")
+    # Nothing that OpenCV does here gains from threads, and its pool would compete with ONNX
+    # Runtime's. The setting holds for the whole process.
+    cv2.setNumThreads(1)
     pnet = open_network(folder / "pnet.onnx", provider=provider, engine_cache=engine_cache)
     if not pnet.on_cpu:
         return load_graph_detector(
@@ -123,9 +126,7 @@ def load_cascade(
     Raises:
         ModelError: a file is missing, corrupt, or not one of MTCNN's.
     """
-    # Nothing that OpenCV does here gains from threads, and its pool would compete with ONNX
-    # Runtime's. The setting holds for the whole process.
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # as in load_detector, for a process that loads this alone
     networks: list[Network] = []
     for stage in ("pnet", "rnet", "onet"):
         # Calls side by side use the cores better than threads inside a call of so small a network,
@@ -175,6 +176,7 @@ class FaceDetector:
 
         Raises:
             ValueError: a picture has another shape or type.
+            ModelError, RuntimeError: as ``DetectionPool.detect``, where there is one.
         """
         check_pictures(images)
         return self._detect(images, self._likely)

@@ -20,20 +20,28 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from worker.config import cores as usable_cores
 from worker.cores import Cores
 from worker.errors import ModelError
 from worker.records import Detections, Image
 
-# As we were started, so are they: from the same folders, whatever the working directory holds.
+# Their code is from where ours is, whatever the working directory holds.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from worker.detect.pool import serve; serve()"
+
+
+_FOR_THE_WORKER = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+_START_S = 60.0
 
 
 class Searching(Protocol):
@@ -43,7 +51,7 @@ class Searching(Protocol):
 
 
 class DetectionPool:
-    """As many processes as there are cores, each with networks of its own.
+    """A process for each core, each with networks of its own.
 
     Any thread may call; one call has one process.
     """
@@ -51,21 +59,32 @@ class DetectionPool:
     def __init__(self, cores: Cores, load: Callable[[], Searching]) -> None:
         """
         Args:
-            cores: a calling thread should have one; its process has it meanwhile.
+            cores: a calling thread should have one; its process has it meanwhile. From now on
+                they are kept apart.
             load: what each process begins with. It goes there by its name.
 
         Raises:
             ModelError: a process does not start.
         """
+        cores.keep_apart()
         self._cores = cores
         self._lost = ""
-        # All at once: each takes a while.
-        self._processes = [_Process(load) for _ in range(cores.count)]
+        self._processes: list[_Process] = []
         # The last one used comes first: its memory is in the caches.
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
-        for process in self._processes:
-            process.started()
-            self._idle.put(process)
+        try:
+            # All at once: each takes a while.
+            for _ in range(min(cores.count, usable_cores())):
+                self._processes.append(_Process(load))
+            for process in self._processes:
+                process.started()
+                self._idle.put(process)
+        except OSError as error:
+            self.close()
+            raise ModelError(f"no process to detect faces can be started: {error}") from None
+        except BaseException:
+            self.close()
+            raise
 
     def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
         """As what was loaded does it.
@@ -96,20 +115,32 @@ class _Process:
     """One of the processes, seen from ours. Pictures go through memory that both map."""
 
     def __init__(self, load: Callable[[], Searching]) -> None:
+        """
+        Raises:
+            OSError: there is no room for another process.
+        """
         self._connection, theirs = Pipe()
-        self._memory = _Memory()
-        self._process = subprocess.Popen(
-            [
-                sys.executable, "-c", _PROGRAM.format(path=sys.path),
-                str(theirs.fileno()), str(self._memory.file),
-            ],
-            # It reads this to its end, which is ours.
-            stdin=subprocess.PIPE,
-            pass_fds=(theirs.fileno(), self._memory.file),
-            # In a group of its own: Ctrl-C is for us, who end it when all is settled.
-            process_group=0,
-        )  # fmt: skip
-        theirs.close()
+        self._memory = _Memory(_nameless_file())
+        command = [sys.executable, "-I", "-c", _PROGRAM.format(path=sys.path)]
+        command += [str(theirs.fileno()), str(self._memory.file.fileno())]
+        # It inherits that they are blocked: they tell the worker to end, and the worker tells it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_WORKER)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                # It reads this to its end, which is ours.
+                stdin=subprocess.PIPE,
+                pass_fds=(theirs.fileno(), self._memory.file.fileno()),
+            )
+        except BaseException:
+            self._connection.close()
+            self._memory.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_WORKER)
+            theirs.close()
+        # Once, when it is asked for, or when nobody has us any more.
+        self._ending = weakref.finalize(self, _end, self._process, self._connection, self._memory)
         with suppress(ConnectionError):  # it has ended: it will not answer
             self._connection.send(load)
 
@@ -118,10 +149,18 @@ class _Process:
         return self._process.pid
 
     def started(self) -> None:
-        """Wait until it has loaded what it needs, or raise ModelError."""
+        """Wait until it has loaded what it needs.
+
+        Raises:
+            ModelError: it has ended instead, or takes too long.
+        """
+        if not self._connection.poll(_START_S):
+            raise ModelError(f"a process that detects faces did not start in {_START_S:g} s")
         self._answer()
 
     def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
+        if self._process.returncode is not None:
+            raise self._gone()
         shapes = [image.shape for image in images]
         self._memory.hold(sum(image.nbytes for image in images))
         for place, image in zip(self._memory.pictures(shapes), images, strict=True):
@@ -130,44 +169,52 @@ class _Process:
 
     def end(self) -> str:
         """Make sure that it has ended; how it did."""
-        if self._process.returncode is None:
-            self._connection.close()
-            self._memory.close()
-            with self._process as process:  # closes its input
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+        self._ending()
         code = self._process.returncode
         return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def _gone(self) -> ModelError:
+        return ModelError(f"a process that detects faces has ended: {self.end()}")
 
     def _answer(self, *questions: Any) -> Any:
         try:
             for question in questions:
                 self._connection.send(question)
             answer = self._connection.recv()
-        except (EOFError, ConnectionError):
-            raise ModelError(f"a process that detects faces has ended: {self.end()}") from None
-        if isinstance(answer, str):
-            raise RuntimeError(answer)
+        except (EOFError, OSError):
+            raise self._gone() from None
+        except BaseException:
+            self.end()  # what it says now would be taken for the next answer
+            raise
+        if isinstance(answer, _Failed):
+            error = RuntimeError(answer.what)
+            error.add_note(answer.where)
+            raise error
         return answer
 
 
-class _Memory:
-    """Memory for pictures, in a file without a name that two processes map."""
+class _Failed(NamedTuple):
+    """The answer of a process in which detection has failed."""
 
-    def __init__(self, file: int | None = None) -> None:
-        """``file``: the descriptor of the other process's; None: a new one."""
-        self.file = _nameless_file() if file is None else file
+    what: str
+    where: str
+    """Its traceback."""
+
+
+class _Memory:
+    """Memory for pictures, in a file that two processes map."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
         self._map: mmap.mmap | None = None
 
     def hold(self, size: int) -> None:
         """See to it that it has so many bytes at least."""
         size = max(size, 1)  # nothing cannot be mapped
         if self._map is None or len(self._map) < size:
-            if os.fstat(self.file).st_size < size:
-                os.ftruncate(self.file, size)
-            self._map = mmap.mmap(self.file, 0)
+            if os.fstat(self.file.fileno()).st_size < size:
+                self.file.truncate(size)
+            self._map = mmap.mmap(self.file.fileno(), 0)
 
     def pictures(self, shapes: Sequence[tuple[int, ...]]) -> list[Image]:
         """Pictures of these shapes, one behind the other; it holds as much."""
@@ -180,18 +227,28 @@ class _Memory:
         return pictures
 
     def close(self) -> None:
-        os.close(self.file)
+        self.file.close()
         self._map = None
+
+
+def _end(process: subprocess.Popen[bytes], connection: Connection, memory: _Memory) -> None:
+    connection.close()
+    memory.close()
+    with process:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def serve() -> None:
     """What a process of the pool does: answer, until the one that started it ends."""
-    # The worker is told to end, and we by it.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_input, daemon=True).start()
-    with suppress(EOFError, ConnectionError):  # our end
-        _answer_all(Connection(int(sys.argv[1])), _Memory(int(sys.argv[2])))
+    connection, file = (int(word) for word in sys.argv[1:])
+    with suppress(EOFError, ConnectionError), os.fdopen(file, "r+b", 0) as pictures:
+        _answer_all(Connection(connection), _Memory(pictures))
 
 
 def _answer_all(connection: Connection, memory: _Memory) -> None:
@@ -199,11 +256,11 @@ def _answer_all(connection: Connection, memory: _Memory) -> None:
     connection.send(None)
     while True:
         shapes, likely = connection.recv()
-        memory.hold(sum(map(math.prod, shapes)))
         try:
+            memory.hold(sum(map(math.prod, shapes)))
             found = search(memory.pictures(shapes), likely)
         except Exception as error:
-            connection.send(repr(error))
+            connection.send(_Failed(repr(error), traceback.format_exc()))
         else:
             connection.send([(each.boxes, each.scores, each.landmarks) for each in found])
 
@@ -216,9 +273,8 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _nameless_file() -> int:
-    """Its descriptor. In memory, where the system can have it there."""
+def _nameless_file() -> IO[bytes]:
+    """A file that ends when nobody has it open any more; in memory, where the system has that."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("pictures")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return os.fdopen(os.memfd_create("pictures"), "r+b", 0)
+    return tempfile.TemporaryFile(buffering=0)

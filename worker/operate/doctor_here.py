@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 from worker.config import WorkerSettings, cores
 from worker.errors import MienError
@@ -45,7 +44,7 @@ def _version_of(package: str) -> str | None:
 
 
 def _threads(settings: WorkerSettings) -> Finding:
-    usable = usable_cores()
+    usable = cores()
     said = f"{settings.threads} threads on {usable} usable cores"
     if settings.threads > usable:
         return Finding(
@@ -57,24 +56,16 @@ def _threads(settings: WorkerSettings) -> Finding:
     return Finding("threads", "good", said)
 
 
-def usable_cores(control: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """How many cores' time this process gets; ``control``: where a container's limit is written."""
-    try:
-        quota, period = control.read_text().split()
-        return min(cores(), max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or its quota is "max"
-        return cores()
-
-
 def _models(settings: WorkerSettings) -> Iterator[Finding]:
     # The models' libraries load slowly: only who looks at models pays for them.
     from prometheus_client import CollectorRegistry
 
     from worker.analysis import Analyst, load_models
+    from worker.cores import Cores
     from worker.metrics import Metrics
 
     try:
-        detector, classifier = load_models(settings)
+        detector, classifier = load_models(settings, Cores(min(settings.threads, cores())))
         Analyst(detector, classifier, settings, Metrics(CollectorRegistry())).try_models()
     except MienError as error:
         yield Finding("models", "bad", str(error), "see MIEN_MODEL and MIEN_PROVIDER")

@@ -17,7 +17,7 @@ from tests.feeds import push_frames, wait_until
 from worker.app import app
 from worker.config import WorkerSettings
 from worker.operate.doctor import Finding, Status, examine_server
-from worker.operate.doctor_here import examine_here, usable_cores
+from worker.operate.doctor_here import examine_here
 from worker.wire.keys import FEEDS
 from worker.wire.registry import register
 from worker.wire.server import Server
@@ -179,15 +179,6 @@ def test_too_many_threads_and_a_file_that_is_no_model(tmp_path: Path) -> None:
     assert looked["threads"].status == "change"
     assert looked["models"].status == "bad"
     assert "model.onnx" in looked["models"].said
-
-
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
-    control = tmp_path / "cpu.max"
-    without = usable_cores(control)
-    control.write_text("100000 100000\n")
-    assert usable_cores(control) == 1
-    control.write_text("max 100000\n")
-    assert usable_cores(control) == without
 
 
 def test_the_command_says_it_in_lines_or_json(server_url: str, server: Server) -> None:
