@@ -66,10 +66,7 @@ def on_device(provider: Provider, images: Sequence[Image]) -> Callable[[], objec
 
 def from_jpeg(provider: Provider, jpegs: Sequence[bytes]) -> Callable[[], object]:
     """One round over ``jpegs``, each decoded to RGB."""
-    if provider == "cpu":
-        detect = as_a_worker().detect
-    else:
-        detect = graphs(provider).detect
+    detect = (as_a_worker() if provider == "cpu" else graphs(provider)).detect
 
     def once() -> None:
         with ThreadPoolExecutor(cores()) as pool:
