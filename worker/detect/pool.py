@@ -38,10 +38,10 @@ from worker.records import Detections, Image
 # Their code is from where ours is, whatever the working directory holds.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from worker.detect.pool import serve; serve()"
 
-
 _FOR_THE_WORKER = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 _START_S = 60.0
+"""How long a process may take until it has loaded what it needs."""
 
 
 class Searching(Protocol):
@@ -124,7 +124,7 @@ class _Process:
         command = [sys.executable, "-I", "-c", _PROGRAM.format(path=sys.path)]
         command += [str(theirs.fileno()), str(self._memory.file.fileno())]
         # It inherits that they are blocked: they tell the worker to end, and the worker tells it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_WORKER)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_WORKER)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -137,7 +137,7 @@ class _Process:
             self._memory.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_WORKER)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         # Once, when it is asked for, or when nobody has us any more.
         self._ending = weakref.finalize(self, _end, self._process, self._connection, self._memory)
