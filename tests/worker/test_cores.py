@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
+from tests.children import child
 from worker.cores import Cores
 
 ALL = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
@@ -164,11 +163,10 @@ def test_where_there_are_other_processors_the_system_chooses(fewer: int) -> None
 def test_another_process_computes_where_the_thread_that_waits_for_it_would() -> None:
     cores = Cores(len(ALL))
     cores.keep_apart()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    with child() as process:
         with cores:
             cores.lend(process.pid)
             assert os.sched_getaffinity(process.pid) == os.sched_getaffinity(0) != ALL
         cores.lend(process.pid)
         assert os.sched_getaffinity(process.pid) == ALL
-        process.communicate(b"\n")
     cores.lend(process.pid)  # it has ended: nothing to do

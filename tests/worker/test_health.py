@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.children import child
 from worker import health as health_module
 from worker import usage
 from worker.errors import ServerUnavailable, SettingsError
@@ -105,19 +104,13 @@ def test_what_an_autoscaler_goes_by_is_looked_up_when_asked_for(url: str, metric
 
 @pytest.mark.skipif(not usage.TOLD, reason="only Linux tells it")
 def test_what_the_worker_takes_is_told_with_its_processes(url: str) -> None:
-    code = "x = b'x' * 50_000_000; print(); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
+    with child("x = b'x' * 50_000_000"):
         taken = time.process_time()
         _, body = get(url + "/metrics")
         samples = dict(line.rsplit(" ", 1) for line in body.splitlines() if line[0] != "#")
         assert float(samples["mien_worker_cpu_seconds_total"]) >= taken - 0.02
         ours = usage.resident_bytes([os.getpid()])
         assert float(samples["mien_worker_memory_bytes"]) >= ours + 40_000_000
-        child.communicate(b"\n")
 
 
 def test_where_the_server_does_not_tell_nothing_is_made_up(url: str, metrics: Metrics) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.children import child
 from worker import usage
 from worker.usage import cpu_s, family, peak_bytes, resident_bytes
 
@@ -32,17 +31,11 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
 
 
 def test_a_family_is_a_process_and_those_it_has_started() -> None:
-    code = "sum(range(10**7)); print(); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
+    with child("sum(range(10**7))") as other:
         first, *others = family(os.getpid())
         assert first == os.getpid()
-        assert child.pid in others
-        assert cpu_s([child.pid]) >= 0.01
-        assert cpu_s([child.pid, child.pid]) >= 2 * cpu_s([child.pid])
-        assert resident_bytes([child.pid, *US]) > resident_bytes([child.pid]) > 0
-        child.communicate(b"\n")
-    assert child.pid not in family(os.getpid())
+        assert other.pid in others
+        once = cpu_s([other.pid])
+        assert cpu_s([other.pid, other.pid]) >= 2 * once >= 0.02
+        assert resident_bytes([other.pid, *US]) > resident_bytes([other.pid]) > 0
+    assert other.pid not in family(os.getpid())

@@ -90,6 +90,7 @@ def load_detector(
     # Nothing that OpenCV does here gains from threads, and its pool would compete with ONNX
     # Runtime's. The setting holds for the whole process.
     cv2.setNumThreads(1)
+    # Only a network that is open tells whether a provider that is there works.
     pnet = open_network(folder / "pnet.onnx", provider=provider, engine_cache=engine_cache)
     if not pnet.on_cpu:
         return load_graph_detector(

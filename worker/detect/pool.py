@@ -39,6 +39,7 @@ from worker.records import Detections, Image
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from worker.detect.pool import serve; serve()"
 
 _FOR_THE_WORKER = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""Signals that a worker obeys. Its processes are not to: they serve it until it has settled all."""
 
 _START_S = 60.0
 """How long a process may take until it has loaded what it needs."""
@@ -68,7 +69,6 @@ class DetectionPool:
         """
         cores.keep_apart()
         self._cores = cores
-        self._lost = ""
         self._processes: list[_Process] = []
         # The last one used comes first: its memory is in the caches.
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
@@ -79,11 +79,10 @@ class DetectionPool:
             for process in self._processes:
                 process.started()
                 self._idle.put(process)
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise ModelError(f"no process to detect faces can be started: {error}") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, OSError):
+                raise ModelError(f"no process to detect faces can be started: {error}") from None
             raise
 
     def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
@@ -95,13 +94,10 @@ class DetectionPool:
         """
         process = self._idle.get()
         try:
-            if self._lost:
-                raise ModelError(self._lost)
+            for each in self._processes:
+                each.check()
             self._cores.lend(process.pid)
             return process.detect(images, likely)
-        except ModelError as error:
-            self._lost = str(error)
-            raise
         finally:
             self._idle.put(process)
 
@@ -123,7 +119,7 @@ class _Process:
         self._memory = _Memory(_nameless_file())
         command = [sys.executable, "-I", "-c", _PROGRAM.format(path=sys.path)]
         command += [str(theirs.fileno()), str(self._memory.file.fileno())]
-        # It inherits that they are blocked: they tell the worker to end, and the worker tells it.
+        # It inherits that they are blocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_WORKER)
         try:
             self._process = subprocess.Popen(
@@ -148,6 +144,11 @@ class _Process:
     def pid(self) -> int:
         return self._process.pid
 
+    def check(self) -> None:
+        """Raise ModelError if it is known to have ended."""
+        if self._process.returncode is not None:
+            raise self._gone()
+
     def started(self) -> None:
         """Wait until it has loaded what it needs.
 
@@ -159,8 +160,6 @@ class _Process:
         self._answer()
 
     def detect(self, images: Sequence[Image], likely: float) -> list[Detections]:
-        if self._process.returncode is not None:
-            raise self._gone()
         shapes = [image.shape for image in images]
         self._memory.hold(sum(image.nbytes for image in images))
         for place, image in zip(self._memory.pictures(shapes), images, strict=True):
